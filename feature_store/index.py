@@ -1,0 +1,98 @@
+"""Which slot of memory holds which ID: two ways, for IDs that have a number for life and for those that do not.
+
+Pure. Owns the maps only; rows and their bytes are `rows.py`'s.
+"""
+
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+I64 = npt.NDArray[np.int64]
+
+
+class SlotIndex(Protocol):
+    """Maps keys to slots and back. Slots are small integers; -1 means not in memory."""
+
+    def find(self, keys: Sequence[str] | I64) -> I64:
+        """Return each key's slot, -1 where there is none."""
+
+    def put(self, keys: Sequence[str | int], slots: I64) -> None:
+        """Record that these keys, none of them in memory, now have these slots."""
+
+    def drop(self, slots: I64) -> None:
+        """Forget the keys at these slots."""
+
+    def keys_at(self, slots: I64) -> list[bytes]:
+        """Return the stored key of each slot."""
+
+    def stored_keys(self, keys: Sequence[str | int]) -> list[bytes]:
+        """Return the keys as the store knows them."""
+
+
+class IdIndex:
+    """By ID, only for those in memory: for users, of whom there may be too many to number."""
+
+    def __init__(self, capacity: int) -> None:
+        self._slot_of: dict[str, int] = {}
+        self._id_at: list[str] = [""] * capacity
+
+    def find(self, keys: Sequence[str] | I64) -> I64:
+        """Return each ID's slot, -1 where there is none."""
+        return np.fromiter(map(self._slot_of.get, keys, repeat(-1)), np.int64, len(keys))  # type: ignore[arg-type]
+
+    def put(self, keys: Sequence[str | int], slots: I64) -> None:
+        """Record the IDs' slots."""
+        for key, slot in zip(keys, slots.tolist(), strict=True):
+            self._slot_of[str(key)] = slot
+            self._id_at[slot] = str(key)
+
+    def drop(self, slots: I64) -> None:
+        """Forget the IDs at these slots."""
+        for slot in slots.tolist():
+            del self._slot_of[self._id_at[slot]]
+
+    def keys_at(self, slots: I64) -> list[bytes]:
+        """Return the ID at each slot, UTF-8."""
+        return [self._id_at[slot].encode() for slot in slots.tolist()]
+
+    def stored_keys(self, keys: Sequence[str | int]) -> list[bytes]:
+        """Return the IDs in UTF-8."""
+        return [str(key).encode() for key in keys]
+
+
+class NumberIndex:
+    """By number (see `numbering.py`): an array, so that finding thousands of items costs microseconds."""
+
+    def __init__(self, capacity: int, ids: list[str]) -> None:
+        self._ids = ids  # shared with the numbering, which appends to it
+        self._slot_of = np.full(1024, -1, np.int64)
+        self._number_at = np.full(capacity, -1, np.int64)
+
+    def find(self, keys: Sequence[str] | I64) -> I64:
+        """Return each number's slot, -1 where there is none."""
+        if len(self._ids) > len(self._slot_of):
+            grown = np.full(2 * len(self._ids), -1, np.int64)
+            grown[: len(self._slot_of)] = self._slot_of
+            self._slot_of = grown
+        return self._slot_of[np.asarray(keys, np.int64)]
+
+    def put(self, keys: Sequence[str | int], slots: I64) -> None:
+        """Record the numbers' slots."""
+        numbers = np.asarray(keys, np.int64)
+        self._slot_of[numbers] = slots
+        self._number_at[slots] = numbers
+
+    def drop(self, slots: I64) -> None:
+        """Forget the numbers at these slots."""
+        self._slot_of[self._number_at[slots]] = -1
+
+    def keys_at(self, slots: I64) -> list[bytes]:
+        """Return the ID at each slot, UTF-8."""
+        return [self._ids[number].encode() for number in self._number_at[slots].tolist()]
+
+    def stored_keys(self, keys: Sequence[str | int]) -> list[bytes]:
+        """Return the IDs of numbers in UTF-8."""
+        return [self._ids[int(key)].encode() for key in keys]

@@ -1,0 +1,231 @@
+"""Per-ID rows: a bounded tier of memory over the rows in RocksDB.
+
+Owns the layout of a row, which rows are in memory, and which of those differ from the store. Never writes the store: it hands
+out what is dirty and is told when that is durable. Gathers and scatters whole contiguous rows; no Python runs per row.
+Legend of shapes: R capacity in rows, W width of a row in floats, n rows of one call.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from feature_store.errors import SettingsError, StoreCorruptError
+from feature_store.hashing import Purpose, draw_uniform, event_keys, hash_ids, mix
+from feature_store.index import SlotIndex
+
+I64 = npt.NDArray[np.int64]
+ReadRows = Callable[[list[bytes]], list[bytes | None]]
+
+
+class Field(NamedTuple):
+    """A part of a row. Learned fields get gradients and optimiser state; others are kept as they are written."""
+
+    name: str
+    width: int
+    kind: Literal["learned", "float", "int"] = "learned"
+    init_scale: float = 0.0
+    """Learned: uniform in ±init_scale by the hash of the ID. Float: the constant itself. Int: the constant as integer."""
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """Where each field stands in a row: learned fields first, then plain ones, then the optimiser's state."""
+
+    fields: tuple[Field, ...]
+    optimiser: Literal["adam", "adagrad"]
+
+    @property
+    def num_learned(self) -> int:
+        """Floats that get gradients: the first of the row."""
+        return sum(f.width for f in self.fields if f.kind == "learned")
+
+    @property
+    def num_values(self) -> int:
+        """Floats before the optimiser's state."""
+        return sum(f.width for f in self.fields)
+
+    @property
+    def width(self) -> int:
+        """Floats in a row. Adam keeps two moments a float and a step count; row-wise Adagrad one number a row."""
+        if not self.num_learned:
+            return self.num_values
+        return self.num_values + (2 * self.num_learned + 1 if self.optimiser == "adam" else 1)
+
+    def span(self, name: str) -> slice:
+        """Return the columns of a field. Raises KeyError if the layout has no such field."""
+        start = 0
+        for field in sorted(self.fields, key=lambda f: f.kind != "learned"):
+            if field.name == name:
+                return slice(start, start + field.width)
+            start += field.width
+        raise KeyError(name)
+
+    def new_rows(self, seed: int, keys: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        """Return the rows (n, W) that IDs never seen start from: a hash of the ID, so that arrival order does not matter."""
+        rows = np.zeros((len(keys), self.width), np.float32)
+        with np.errstate(over="ignore"):
+            roots = mix(hash_ids(keys) + event_keys(seed, Purpose.ROW, [0], [0]))
+        noise = draw_uniform(roots, self.num_learned) * 2 - 1 if self.num_learned else None
+        for field in self.fields:
+            span = self.span(field.name)
+            if field.kind == "learned":
+                assert noise is not None
+                rows[:, span] = noise[:, span] * np.float32(field.init_scale)
+            elif field.kind == "float":
+                rows[:, span] = field.init_scale
+            else:
+                rows[:, span].view(np.int32)[:] = int(field.init_scale)
+        return rows
+
+
+class RowTable:
+    """The rows of one kind of ID. Slots are places in memory: valid until the next `begin_batch`."""
+
+    def __init__(
+        self, name: str, layout: RowLayout, index: SlotIndex, read: ReadRows, capacity: int, seed: int
+    ) -> None:
+        self.name = name
+        self.layout = layout
+        self.num_read = 0
+        self.num_evicted = 0
+        self._index = index
+        self._read = read
+        self._seed = seed
+        self._rows_RW = np.zeros((capacity, layout.width), np.float32)  # the system maps pages when first touched
+        self.data = torch.from_numpy(self._rows_RW)
+        self._ints_RW = self._rows_RW.view(np.int32)
+        self._dirty_R = np.zeros(capacity, bool)
+        self._used_R = np.full(capacity, -1, np.int64)
+        self._free = np.empty(0, np.int64)
+        self._high_water = 0
+        self._batch = 0
+
+    @property
+    def capacity(self) -> int:
+        """Rows that fit in memory."""
+        return len(self._dirty_R)
+
+    @property
+    def num_resident(self) -> int:
+        """Rows in memory now."""
+        return self._high_water - len(self._free)
+
+    @property
+    def num_dirty(self) -> int:
+        """Rows that differ from the store."""
+        return int(np.count_nonzero(self._dirty_R[: self._high_water]))
+
+    @property
+    def needs_commit(self) -> bool:
+        """Whether so many rows are dirty that the next batch may find none to evict."""
+        return self.num_dirty > self.capacity // 2
+
+    def begin_batch(self) -> None:
+        """Allow rows of earlier batches to be evicted; slots handed out before are void."""
+        self._batch += 1
+
+    def slots(self, keys: Sequence[str] | I64) -> I64:
+        """Return the slot of each key (n,), bringing rows into memory: from the store, or new ones.
+
+        Raises:
+            SettingsError: one batch needs more rows than memory holds.
+        """
+        slots = self._index.find(keys)
+        missing = np.flatnonzero(slots < 0)
+        if len(missing):
+            slots[missing] = self._load(keys, missing)
+        self._used_R[slots] = self._batch
+        return slots
+
+    def floats(self, slots: I64, name: str) -> npt.NDArray[np.float32]:
+        """Return a copy of a field of some rows, (n, width)."""
+        return self._rows_RW[slots, self.layout.span(name)]
+
+    def ints(self, slots: I64, name: str) -> npt.NDArray[np.int32]:
+        """Return a copy of an integer field of some rows, (n, width)."""
+        return self._ints_RW[slots, self.layout.span(name)]
+
+    def write(self, slots: I64, values: Mapping[str, npt.NDArray[np.float32] | npt.NDArray[np.int32]]) -> None:
+        """Set fields of some rows; of repeated slots the last counts. Integers go to integer fields."""
+        for name, value in values.items():
+            target = self._ints_RW if value.dtype == np.int32 else self._rows_RW
+            target[slots, self.layout.span(name)] = value
+        self._dirty_R[slots] = True
+
+    def reset(self, slots: I64, keys: Sequence[bytes]) -> None:
+        """Forget what rows hold: they start again as the rows of new IDs do (a deletion)."""
+        self._rows_RW[slots] = self.layout.new_rows(self._seed, keys)
+        self._dirty_R[slots] = True
+
+    def gather(self, slots: I64) -> torch.Tensor:
+        """Return a copy of whole rows (n, W)."""
+        return self.data.index_select(0, torch.from_numpy(slots))
+
+    def scatter(self, slots: I64, rows: torch.Tensor) -> None:
+        """Put whole rows (n, W) back; slots must not repeat."""
+        self.data.index_copy_(0, torch.from_numpy(slots), rows)
+        self._dirty_R[slots] = True
+
+    def take_dirty(self) -> list[tuple[bytes, bytes]]:
+        """Return key and bytes of each row that differs from the store, and regard them as stored."""
+        slots = np.flatnonzero(self._dirty_R[: self._high_water])
+        self._dirty_R[slots] = False
+        keys = self._index.keys_at(slots)
+        data = self._rows_RW[slots].tobytes()
+        step = self.layout.width * 4
+        return [(key, data[i * step : (i + 1) * step]) for i, key in enumerate(keys)]
+
+    def _load(self, keys: Sequence[str] | I64, missing: I64) -> I64:
+        first_of: dict[str | int, int] = {}
+        for position in missing.tolist():
+            first_of.setdefault(keys[position], len(first_of))
+        unique = list(first_of)
+        slots = self._take_slots(len(unique))
+        stored_keys = self._index.stored_keys(unique)
+        self._fill(slots, stored_keys, self._read(stored_keys))
+        self._index.put(unique, slots)
+        self._used_R[slots] = self._batch
+        return slots[[first_of[keys[position]] for position in missing.tolist()]]
+
+    def _fill(self, slots: I64, keys: list[bytes], values: list[bytes | None]) -> None:
+        known = [i for i, value in enumerate(values) if value is not None]
+        fresh = [i for i, value in enumerate(values) if value is None]
+        if known:
+            data = b"".join(value for value in values if value is not None)
+            if len(data) != len(known) * self.layout.width * 4:
+                raise StoreCorruptError(
+                    f"table '{self.name}': stored rows do not have {self.layout.width} floats; was the store made with other [model] settings?"
+                )
+            self._rows_RW[slots[known]] = np.frombuffer(data, np.float32).reshape(len(known), -1)
+            self.num_read += len(known)
+        if fresh:
+            self._rows_RW[slots[fresh]] = self.layout.new_rows(self._seed, [keys[i] for i in fresh])
+            self._dirty_R[slots[fresh]] = True
+
+    def _take_slots(self, count: int) -> I64:
+        unused = min(count - len(self._free), self.capacity - self._high_water)
+        if unused > 0:
+            self._free = np.concatenate([self._free, np.arange(self._high_water, self._high_water + unused)])
+            self._high_water += unused
+        if len(self._free) < count:
+            self._evict(count - len(self._free))
+        taken, self._free = self._free[:count], self._free[count:]
+        return taken
+
+    def _evict(self, needed: int) -> None:
+        """Free the clean rows unused for longest: an eighth of memory at a time, so that the search is rare."""
+        idle = np.flatnonzero(~self._dirty_R & (self._used_R < self._batch) & (self._used_R >= 0))
+        if len(idle) < needed:
+            raise SettingsError(
+                f"store.row_memory_mib holds only {self.capacity} rows of table '{self.name}', too few for one batch; raise it"
+            )
+        count = min(len(idle), max(needed, self.capacity // 8))
+        victims = idle[np.argpartition(self._used_R[idle], count - 1)[:count]]
+        self._index.drop(victims)
+        self._used_R[victims] = -1
+        self._free = np.concatenate([self._free, victims])
+        self.num_evicted += count

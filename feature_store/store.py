@@ -1,0 +1,174 @@
+"""The feature store: RocksDB column families that change only by whole commits.
+
+Owns the folder on disk, the column families, the one atomic write and the reader for other processes. Never interprets a value. Every column
+family holds the number of the commit that it belongs to under the empty key, so that a reader can tell a torn view from a whole one.
+Always raw mode: rocksdict's default would unpickle what it reads, which runs code.
+"""
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgpack
+from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
+
+from feature_store.errors import StoreCorruptError, StoreError, StoreLockedError
+
+log = logging.getLogger(__name__)
+
+FAMILIES = ("user", "item", "value", "item_number", "value_number", "corpus", "join", "rehearsal", "dense", "meta")
+_COMMIT_KEY = b""
+_CATCH_UP_TRIES = 20
+
+Writes = Mapping[str, Sequence[tuple[bytes, bytes | None]]]
+
+
+class CommitInfo(NamedTuple):
+    """Which state of the trainer a view shows. Number 0: nothing is committed yet."""
+
+    number: int = 0
+    watermark_ms: int = 0
+    latest_event_ms: int = 0
+
+    def encode(self) -> bytes:
+        """Return the bytes kept under the empty key of every column family."""
+        return msgpack.packb(tuple(self))
+
+    @classmethod
+    def decode(cls, value: bytes | None) -> "CommitInfo":
+        """Return what `encode` wrote; commit 0 for None."""
+        return cls() if value is None else cls(*msgpack.unpackb(value))
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    options.set_max_open_files(-1)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_write_buffer_size(32 << 20)
+    options.set_max_background_jobs(2)
+    options.set_max_total_wal_size(256 << 20)
+    return options
+
+
+class _Families:
+    """Reading, common to the trainer's store and the readers of other processes."""
+
+    def __init__(self, path: Path, access: AccessType) -> None:
+        self._db = Rdict(
+            str(path), _options(), {name: _options() for name in FAMILIES}, access_type=access
+        )
+        self._family = {name: self._db.get_column_family(name) for name in FAMILIES}
+
+    def get(self, family: str, keys: list[bytes]) -> list[bytes | None]:
+        """Return the value of each key, None where there is none."""
+        return list(self._family[family].get(keys)) if keys else []
+
+    def items(self, family: str) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over all keys and values in the order of keys, without the commit's own."""
+        for key, value in self._family[family].items():
+            if key != _COMMIT_KEY:
+                yield key, value
+
+    def _infos(self) -> set[CommitInfo]:
+        return {CommitInfo.decode(f.get(_COMMIT_KEY)) for f in self._family.values()}
+
+    def close(self) -> None:
+        """Release the folder; a second call does nothing."""
+        self._family.clear()
+        self._db.close()
+
+
+class FeatureStore(_Families):
+    """The trainer's store: the only writer."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the store, making it if the folder does not exist.
+
+        Raises:
+            StoreLockedError: another process has it open.
+            StoreCorruptError: its column families disagree about the commit.
+            StoreError: RocksDB cannot open it.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            super().__init__(path, AccessType.read_write())
+        except Exception as error:
+            if "lock" in str(error).lower():
+                raise StoreLockedError(
+                    f"another trainer has the feature store {path} open; stop it, or set store.path to another folder"
+                ) from error
+            raise StoreError(f"RocksDB cannot open the feature store {path}: {error}") from error
+        self._handle = {name: self._db.get_column_family_handle(name) for name in FAMILIES}
+        self._sync = WriteOptions()
+        self._sync.sync = True
+        infos = self._infos()
+        if len(infos) != 1:
+            raise StoreCorruptError(f"the feature store {path} mixes commits {sorted(infos)}; restore it from a backup")
+        self.last_commit = infos.pop()
+
+    def commit(self, writes: Writes, watermark_ms: int, latest_event_ms: int) -> CommitInfo:
+        """Make all writes durable together, or none: one synced WriteBatch. A value of None deletes its key."""
+        info = CommitInfo(self.last_commit.number + 1, watermark_ms, latest_event_ms)
+        batch = WriteBatch(raw_mode=True)
+        for name, pairs in writes.items():
+            handle = self._handle[name]
+            for key, value in pairs:
+                if value is None:
+                    batch.delete(key, handle)
+                else:
+                    batch.put(key, value, handle)
+        for handle in self._handle.values():
+            batch.put(_COMMIT_KEY, info.encode(), handle)
+        self._db.write(batch, self._sync)
+        self.last_commit = info
+        return info
+
+    def close(self) -> None:
+        """Release the lock; what was committed is on disk already."""
+        self._handle.clear()
+        super().close()
+
+
+class FeatureStoreReader(_Families):
+    """A view of the store for other processes: it stands still until `catch_up`. For one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a view of the store at `path`.
+
+        Raises:
+            StoreError: there is no store there yet, or RocksDB cannot read it.
+        """
+        if not (path / "CURRENT").exists():
+            raise StoreError(f"there is no feature store in {path} yet; start stream-trainer first, or set store.path")
+        self._scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
+        try:
+            super().__init__(path, AccessType.secondary(str(self._scratch)))
+        except Exception as error:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise StoreError(f"RocksDB cannot read the feature store {path}: {error}") from error
+        self._path = path
+
+    def catch_up(self) -> CommitInfo:
+        """Move the view to the newest whole commit and say which that is.
+
+        Raises:
+            StoreError: the view stays torn: column families disagree about the commit after several tries.
+        """
+        for _ in range(_CATCH_UP_TRIES):
+            self._db.try_catch_up_with_primary()
+            infos = self._infos()
+            if len(infos) == 1:
+                return infos.pop()
+            time.sleep(0.005)
+        raise StoreError(f"the view of {self._path} stays between commits {sorted(infos)}; is the disk failing?")
+
+    def close(self) -> None:
+        """Release the view and its scratch folder."""
+        super().close()
+        shutil.rmtree(self._scratch, ignore_errors=True)

@@ -1,0 +1,149 @@
+"""Examples as columns: a positive, and what was known of its user at its own time.
+
+Pure. Owns the record's layout, and the fold of a batch of user operations over user rows that fills it in. An example is filled in before its own click
+enters its user's history, so that it never sees its answer.
+Legend: B examples, O operations, L history length, D augmented width, C categorical values, N numeric features, H shown negatives.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_store.rows import RowTable
+
+NO_ITEM = -1
+Records = npt.NDArray[np.void]
+
+
+class UserOp(NamedTuple):
+    """One thing that happened to a user, in stream order: a positive, an upsert of features, or a deletion."""
+
+    user_id: str
+    item: int = NO_ITEM
+    """The item number of a positive; NO_ITEM for the others."""
+    partition: int = 0
+    offset: int = 0
+    shown: tuple[int, ...] = ()
+    features: tuple[tuple[int, ...], tuple[float, ...]] | None = None
+    """Value numbers and numbers of an upsert."""
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether this operation is an example to learn."""
+        return self.item != NO_ITEM
+
+
+@dataclass(frozen=True)
+class ExampleWidths:
+    """How wide the parts of an example are."""
+
+    history: int
+    augmented: int
+    values: int
+    numbers: int
+    shown: int
+
+    def dtype(self) -> np.dtype[np.void]:
+        """The record: what the rehearsal memory keeps of each example, byte for byte."""
+        return np.dtype(
+            [
+                ("item", "<i8"),
+                ("partition", "<i8"),
+                ("offset", "<i8"),
+                ("history", "<i4", (self.history,)),
+                ("augmented", "<f4", (self.augmented,)),
+                ("values", "<i4", (self.values,)),
+                ("numbers", "<f4", (self.numbers,)),
+                ("shown", "<i8", (self.shown,)),
+            ]
+        )
+
+
+class Examples(NamedTuple):
+    """B examples: the users' IDs and a record array (B,)."""
+
+    users: list[str]
+    records: Records
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Examples]") -> "Examples":
+        """Join several sets of examples in order."""
+        users = [user for part in parts for user in part.users]
+        return cls(users, np.concatenate([part.records for part in parts]))
+
+
+def fold_users(table: RowTable, ops: Sequence[UserOp], widths: ExampleWidths) -> Examples:
+    """Apply operations to their users' rows in stream order, and return the examples among them.
+
+    Works in waves, the n-th operation of every user at once, because a user's own order matters and nobody else's does.
+    """
+    positives = [op for op in ops if op.is_positive]
+    records = np.zeros(len(positives), widths.dtype())
+    records["item"] = [op.item for op in positives]
+    records["partition"] = [op.partition for op in positives]
+    records["offset"] = [op.offset for op in positives]
+    records["shown"] = NO_ITEM
+    if widths.shown:
+        for row, op in enumerate(positives):
+            kept = op.shown[: widths.shown]
+            records["shown"][row, : len(kept)] = kept
+    slots_O = table.slots([op.user_id for op in ops])
+    example_of_O = np.cumsum([op.is_positive for op in ops]) - 1
+    for wave in _waves(slots_O):
+        live = np.array([ops[i].is_positive for i in wave], bool)
+        _change_features(table, slots_O, [i for i in wave.tolist() if not ops[i].is_positive], ops)
+        chosen = wave[live]
+        if len(chosen):
+            _fill_and_remember(table, slots_O[chosen], records, example_of_O[chosen])
+    return Examples([op.user_id for op in positives], records)
+
+
+def _waves(slots_O: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """Group positions so that group n holds the n-th occurrence of every slot.
+
+    >>> [wave.tolist() for wave in _waves(np.array([5, 7, 5, 5]))]
+    [[0, 1], [2], [3]]
+    """
+    order = np.argsort(slots_O, kind="stable")
+    sorted_O = slots_O[order]
+    starts = np.flatnonzero(np.r_[True, sorted_O[1:] != sorted_O[:-1]])
+    rank_sorted = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    rank_O = np.empty(len(order), np.int64)
+    rank_O[order] = rank_sorted
+    by_rank = np.argsort(rank_O, kind="stable")
+    return np.split(by_rank, np.cumsum(np.bincount(rank_O))[:-1])
+
+
+def _change_features(
+    table: RowTable, slots_O: npt.NDArray[np.int64], changes: list[int], ops: Sequence[UserOp]
+) -> None:
+    upserts = [i for i in changes if ops[i].features is not None]
+    if upserts:
+        features = [ops[i].features or ((), ()) for i in upserts]
+        values = np.array([codes for codes, _ in features], np.int32)
+        numbers = np.array([numbers for _, numbers in features], np.float32)
+        table.write(slots_O[upserts], {"values": values, "numbers": numbers})
+    deletes = [i for i in changes if ops[i].features is None]
+    if deletes:
+        keys = [ops[i].user_id.encode() for i in deletes]
+        table.reset(slots_O[deletes], keys)
+
+
+def _fill_and_remember(
+    table: RowTable, slots: npt.NDArray[np.int64], records: Records, rows: npt.NDArray[np.int64]
+) -> None:
+    history = table.ints(slots, "history")
+    records["history"][rows] = history
+    records["values"][rows] = table.ints(slots, "values")
+    records["numbers"][rows] = table.floats(slots, "numbers")
+    if records["augmented"].shape[1]:
+        records["augmented"][rows] = table.floats(slots, "mean")
+    if history.shape[1]:
+        newest = records["item"][rows].astype(np.int32)[:, None]
+        table.write(slots, {"history": np.concatenate([history[:, 1:], newest], axis=1)})

@@ -1,0 +1,83 @@
+"""Rows of a batch, gathered once, as the tensors that the towers take; and put back once after learning.
+
+Owns the way from slots to `ItemInputs`. Legend: n rows gathered, E learned floats, W row width, T items in the tower.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from feature_store.rows import RowTable
+from stream_trainer.models.dat import ItemInputs
+from stream_trainer.models.row_optimiser import update_rows
+from stream_trainer.models.tower import pool_values
+
+I64 = npt.NDArray[np.int64]
+
+
+class GatheredRows:
+    """Distinct rows of one table: `leaf` is their learned part, where gradients arrive."""
+
+    def __init__(self, table: RowTable, slots: I64, learn: bool) -> None:
+        self._table = table
+        self._slots = slots
+        self.rows_nW = table.gather(slots)
+        self.leaf_nE = self.rows_nW[:, : table.layout.num_learned].clone().requires_grad_(learn)
+
+    def learned(self, name: str) -> Tensor:
+        """Return a learned field (n, width), on the way to the gradient."""
+        return self.leaf_nE[:, self._table.layout.span(name)]
+
+    def floats(self, name: str) -> Tensor:
+        """Return a view of a plain field (n, width): writing it changes what `put_back` stores."""
+        return self.rows_nW[:, self._table.layout.span(name)]
+
+    def ints(self, name: str) -> Tensor:
+        """Return a view of an integer field (n, width): writing it changes what `put_back` stores."""
+        span = self._table.layout.span(name)
+        return self.rows_nW.view(torch.int32)[:, span]
+
+    def put_back(self, learning_rate: float) -> None:
+        """Apply the gradient that arrived at the learned part, and write the rows to their table."""
+        if self.leaf_nE.grad is not None:
+            update_rows(self._table.layout, self.rows_nW, self.leaf_nE.grad, learning_rate)
+        self._table.scatter(self._slots, self.rows_nW)
+
+
+class GatheredValues:
+    """The embeddings of the categorical values of a batch, each value gathered once for items and users together."""
+
+    def __init__(self, table: RowTable, item_values_TC: Tensor, user_values_BC: Tensor, learn: bool) -> None:
+        flat = torch.cat([item_values_TC.reshape(-1), user_values_BC.reshape(-1)]).long().numpy()
+        unique, inverse = np.unique(flat, return_inverse=True)
+        missing = int(len(unique) > 0 and unique[0] < 0)  # -1 sorts first and stays -1
+        self.rows = GatheredRows(table, table.slots(unique[missing:]), learn)
+        places = torch.from_numpy(inverse - missing)
+        split = item_values_TC.numel()
+        self._items_TC = places[:split].view(item_values_TC.shape)
+        self._users_BC = places[split:].view(user_values_BC.shape)
+
+    def items(self, counts: list[int]) -> Tensor | None:
+        """Return the pooled values of each item (T, F × K), None if there are no such features."""
+        return pool_values(self.rows.learned("embedding"), self._items_TC, counts) if counts else None
+
+    def users(self, counts: list[int]) -> Tensor | None:
+        """Return the pooled values of each query (B, F × K), None if there are no such features."""
+        return pool_values(self.rows.learned("embedding"), self._users_BC, counts) if counts else None
+
+
+def item_inputs(
+    rows: GatheredRows, tower_T: Tensor | None, values_TFK: Tensor | None, with_augmented: bool
+) -> ItemInputs:
+    """Return what the item tower sees of the rows `tower_T` (None: of all)."""
+
+    def pick(field_nX: Tensor) -> Tensor:
+        return field_nX if tower_T is None else field_nX.index_select(0, tower_T)
+
+    return ItemInputs(
+        pick(rows.learned("embedding")),
+        pick(rows.learned("augmented")) if with_augmented else None,
+        values_TFK,
+        pick(rows.floats("numbers")),
+    )

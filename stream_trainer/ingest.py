@@ -1,0 +1,208 @@
+"""From the log to events in merge order: polls, decodes, sends what is bad to the dead-letter topic, merges.
+
+Owns the reader, the merge and the writer of dead letters. Never learns; offsets are returned with each event and become durable only
+with the commit.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from feature_store.codec import decode_many
+from feature_store.configuration import Configuration
+from feature_store.errors import DecodeError, OffsetLostError, TopicRecreatedError
+from feature_store.schema import Event
+from stream_trainer.event_log import EventLog, EventWriter, Record, TopicPartition
+from stream_trainer.merge import Merge
+from stream_trainer.metrics import TrainerMetrics
+
+log = logging.getLogger(__name__)
+
+_MAX_WAITING = 20_000  # records of one partition that wait in the merge before it is paused
+_POLL_RECORDS = 5_000
+
+
+class Merged(NamedTuple):
+    """One record in merge order; the event is None if it could not be decoded."""
+
+    partition: TopicPartition
+    ts_ms: int
+    offset: int
+    event: Event | None
+
+
+class Ingest:
+    """The input side of the trainer. `now` is a monotonic clock in seconds."""
+
+    def __init__(
+        self,
+        config: Configuration,
+        event_log: EventLog,
+        metrics: TrainerMetrics,
+        until_end: bool,
+        now: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._log = event_log
+        self._metrics = metrics
+        self._until_end = until_end
+        self._now = now
+        self._kinds = config.topics.kinds()
+        self._reader = event_log.reader()
+        self._dead: EventWriter | None = None
+        self._ends: dict[TopicPartition, int] = {}
+        self._position: dict[TopicPartition, int] = {}
+        self._last_seen: dict[TopicPartition, float] = {}
+        self._paused: set[TopicPartition] = set()
+        self._open: set[TopicPartition] = set()
+        self._next_look = 0.0
+
+    def start(
+        self,
+        next_offsets: Mapping[TopicPartition, int],
+        latest_ts_ms: Mapping[TopicPartition, int],
+        stored_ids: Mapping[str, str],
+    ) -> dict[str, str]:
+        """Seek to the stored offsets and return the topics' UUIDs.
+
+        Raises:
+            MissingTopicError: a topic does not exist.
+            TopicRecreatedError: a topic is not the one that the offsets belong to.
+            OffsetLostError: the log no longer holds what was not yet learned.
+        """
+        topics = list(self._kinds)
+        partitions = self._log.partitions(topics)
+        ids = self._log.topic_ids(topics)
+        for topic, stored in stored_ids.items():
+            if topic in ids and ids[topic] != stored:
+                raise TopicRecreatedError(
+                    f"topic '{topic}' was deleted and made again since the last commit (its id was {stored}, now {ids[topic]}), so "
+                    "the stored offsets name other records; what stood in the old topic after them is lost. Start with a new store.path, "
+                    "or replay into a topic of another name"
+                )
+        beginning = self._log.beginning_offsets(partitions)
+        known = {p for p in next_offsets if p.topic in ids}
+        gone = sorted(known - set(partitions))
+        if gone:
+            raise OffsetLostError(f"partitions with stored offsets are gone: {gone}; their unread records are lost")
+        self._position = {p: next_offsets.get(p, beginning[p]) for p in partitions}
+        self._reader.assign(self._position)
+        self._ends = self._reader.end_offsets()
+        self._merge: Merge[tuple[int, Event | DecodeError, Record | None]] = Merge(partitions, latest_ts_ms)
+        self._open = set(partitions)
+        self._last_seen = dict.fromkeys(partitions, self._now())
+        self._settle()
+        return ids
+
+    @property
+    def at_end(self) -> bool:
+        """Whether a bounded replay has handed out everything."""
+        return self._until_end and not self._open and not any(self._merge.waiting(p) for p in self._position)
+
+    @property
+    def lag_records(self) -> int:
+        """Records between what was polled and the end of the log, plus those that wait in the merge."""
+        behind = sum(max(0, end - self._position[p]) for p, end in self._ends.items())
+        return behind + sum(self._merge.waiting(p) for p in self._position)
+
+    def next_events(self, max_events: int, timeout_s: float) -> list[Merged]:
+        """Return the next events in merge order, polling if none is ready; possibly empty after `timeout_s`."""
+        ready = self._merge.pop_ready(max_events)
+        if not ready:
+            self._poll(timeout_s)
+            ready = self._merge.pop_ready(max_events)
+        merged = []
+        for partition, ts_ms, (offset, event, record) in ready:
+            if isinstance(event, DecodeError):
+                assert record is not None
+                self._bury(record, event)
+                merged.append(Merged(partition, ts_ms, offset, None))
+            else:
+                merged.append(Merged(partition, ts_ms, offset, event))
+        return merged
+
+    def flush_dead_letters(self) -> None:
+        """Return once all dead letters are durable: before the commit that passes over them."""
+        if self._dead is not None:
+            self._dead.flush()
+
+    def report_progress(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Tell operators how far the commits are."""
+        self._reader.report_progress(offsets)
+
+    def close(self) -> None:
+        """Release the reader and the writer of dead letters."""
+        self._reader.close()
+        if self._dead is not None:
+            self._dead.close()
+
+    def _poll(self, timeout_s: float) -> None:
+        records = self._reader.poll(_POLL_RECORDS, timeout_s)
+        by_partition: dict[TopicPartition, list[Record]] = {}
+        for record in records:
+            by_partition.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
+        for partition, some in by_partition.items():
+            self._push(partition, some)
+        self._settle()
+
+    def _push(self, partition: TopicPartition, records: Sequence[Record]) -> None:
+        events = decode_many(
+            self._kinds[partition.topic], [(r.key, r.value, r.timestamp_ms) for r in records]
+        )
+        self._merge.push(
+            partition,
+            [
+                (None, (record.offset, event, record))
+                if isinstance(event, DecodeError)
+                else (event.ts_ms, (record.offset, event, None))
+                for record, event in zip(records, events, strict=True)
+            ],
+        )
+        self._position[partition] = records[-1].offset + 1
+        self._last_seen[partition] = self._now()
+        if not self._until_end:
+            self._open.add(partition)
+
+    def _settle(self) -> None:
+        """Release the merge from partitions with nothing to read, and keep what waits in it bounded."""
+        if self._until_end:
+            ended = {p for p in self._open if self._position[p] >= self._ends[p]}
+            for partition in ended:
+                self._merge.end(partition)
+            self._open -= ended
+        else:
+            self._release_idle()
+        full = {p for p in self._position if self._merge.waiting(p) >= _MAX_WAITING}
+        if full - self._paused:
+            self._reader.pause(sorted(full - self._paused))
+        if self._paused - full:
+            self._reader.resume(sorted(self._paused - full))
+        self._paused = full
+
+    def _release_idle(self) -> None:
+        now, timeout = self._now(), self._config.join.idle_timeout_seconds
+        if now >= self._next_look:
+            self._ends = self._reader.end_offsets()
+            self._next_look = now + timeout
+        for partition in sorted(self._open):
+            silent = now - self._last_seen[partition] >= timeout
+            if silent and not self._merge.waiting(partition) and self._position[partition] >= self._ends[partition]:
+                self._merge.idle(partition)
+                self._open.discard(partition)
+
+    def _bury(self, record: Record, error: DecodeError) -> None:
+        """Send a bad message to the dead-letter topic with where it stood and what was wrong with it."""
+        if self._dead is None:
+            self._dead = self._log.writer()
+        headers = (
+            ("origin_topic", record.topic.encode()),
+            ("origin_partition", str(record.partition).encode()),
+            ("origin_offset", str(record.offset).encode()),
+            ("reason", error.reason.value.encode()),
+            ("detail", error.detail.encode()),
+            *record.headers,
+        )
+        dead_letters = self._config.topics.dead_letters
+        self._dead.send(dead_letters, record.key, record.value, record.timestamp_ms, headers)
+        self._metrics.dead_letters.labels(error.reason.value).inc()
+        log.warning("dead letter: %s[%d]@%d: %s", record.topic, record.partition, record.offset, error)

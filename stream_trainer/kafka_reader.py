@@ -1,0 +1,178 @@
+"""Reads assigned partitions of a Kafka cluster.
+
+Owns a consumer that belongs to no group, and a second one, without partitions, that reports progress. Apart, because
+reading must not wait for a group's coordinator. Never commits by itself and never moves an offset by itself.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaConsumer, OffsetAndMetadata  # type: ignore[import-untyped]
+from kafka import TopicPartition as KafkaPartition
+from kafka.errors import (  # type: ignore[import-untyped]
+    CorruptRecordError,
+    KafkaError,
+    LogTruncationError,
+    OffsetOutOfRangeError,
+)
+
+from feature_store.configuration import LogSettings
+from feature_store.errors import LogError, OffsetLostError
+from stream_trainer.event_log import Record, TopicPartition
+from stream_trainer.kafka_client import connect, kafka_errors
+
+log = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT_MS = 5000
+
+
+class KafkaReader:
+    """Keeps `EventReader` for Kafka. While brokers are away, `poll` returns nothing; it goes on when they are back."""
+
+    def __init__(self, settings: LogSettings) -> None:
+        self._settings = settings
+        self._consumer: Any = connect(
+            KafkaConsumer,
+            settings,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            check_crcs=True,
+            max_poll_records=5000,
+        )
+        self._committer: Any = None
+        self._progress: dict[KafkaPartition, OffsetAndMetadata] = {}
+        self._ends: dict[TopicPartition, int] = {}
+        self._broken: LogError | None = None
+
+    def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Read these partitions, each from its next offset, instead of what was assigned before.
+
+        Raises:
+            OffsetLostError: the log no longer (or not yet) holds an offset; says how many records are lost.
+            LogError: the cluster does not know a partition, or does not answer.
+        """
+        names = [KafkaPartition(*partition) for partition in sorted(offsets)]
+        with kafka_errors(f"asking for the offsets of {len(names)} partitions"):
+            firsts = self._consumer.beginning_offsets(names)
+            ends = self._consumer.end_offsets(names)
+        for name in names:
+            if not firsts[name] <= offsets[name] <= ends[name]:
+                raise _lost(name, offsets[name], firsts[name], ends[name])
+        self._consumer.assign(names)
+        for name in names:
+            self._consumer.seek(name, offsets[name])
+        self._consumer.resume(*names)
+        self._ends = {TopicPartition(*name): ends[name] for name in names}
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
+        """Return what is there, in offset order within a partition; empty after `timeout_s`, never blocks longer.
+
+        Raises:
+            OffsetLostError: retention deleted what is next, or the cluster lost it.
+            LogError: a batch is damaged, or the cluster refuses; this poll and every one after it.
+        """
+        if self._broken is not None:
+            raise self._broken
+        try:
+            batches = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=max_records)
+        except OffsetOutOfRangeError as error:
+            ((name, offset),) = error.args[0].items()
+            with kafka_errors("asking what is left of the log"):
+                first, end = (
+                    self._consumer.beginning_offsets([name])[name],
+                    self._consumer.end_offsets([name])[name],
+                )
+            raise _lost(name, offset, first, end) from error
+        except LogTruncationError as error:
+            raise OffsetLostError(f"the cluster lost records that were already read: {error}") from error
+        except CorruptRecordError as error:
+            # The consumer would raise this once and then wait for ever on that partition; skipping would lose records.
+            self._broken = LogError(
+                f"{error}: restart to read it again; if it stays, the broker's disk is damaged: "
+                "restore a replica, or delete the records up to there"
+            )
+            raise self._broken from error
+        except KafkaError as error:
+            self._broken = LogError(f"Kafka: polling: {error}")
+            raise self._broken from error
+        return [
+            Record(
+                name.topic,
+                name.partition,
+                message.offset,
+                message.timestamp,
+                message.key,
+                message.value,
+                tuple((key, content or b"") for key, content in message.headers) if message.headers else (),
+            )
+            for name, messages in batches.items()
+            for message in messages
+        ]
+
+    def end_offsets(self) -> dict[TopicPartition, int]:
+        """The offset after the last record of each assigned partition, now; the last known while brokers are away."""
+        names = [KafkaPartition(*partition) for partition in self._ends]
+        if names:
+            try:
+                ends = self._consumer.end_offsets(names, timeout_ms=ANSWER_TIMEOUT_MS)
+                self._ends = {TopicPartition(*name): ends[name] for name in names}
+            except KafkaError as error:
+                log.warning("no end offsets from Kafka, keeping the last known: %s", error)
+        return dict(self._ends)
+
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
+        """Do not return records of these until `resume`."""
+        self._consumer.pause(*(KafkaPartition(*partition) for partition in partitions))
+
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
+        """Return records of these again."""
+        self._consumer.resume(*(KafkaPartition(*partition) for partition in partitions))
+
+    def report_progress(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit the offsets to `log.group_id`, for operators' tools; does not wait, and a failure is only logged."""
+        self._progress = {
+            KafkaPartition(*partition): OffsetAndMetadata(offset, "", -1)
+            for partition, offset in offsets.items()
+        }
+        try:
+            if self._committer is None:
+                self._committer = connect(
+                    KafkaConsumer,
+                    self._settings,
+                    group_id=self._settings.group_id,
+                    enable_auto_commit=False,
+                    bootstrap_timeout_ms=ANSWER_TIMEOUT_MS,
+                )
+            self._committer.commit_async(self._progress, callback=_log_refusal)
+        except (KafkaError, LogError) as error:
+            log.warning("progress was not reported to Kafka: %s", error)
+
+    def close(self) -> None:
+        """Report the last progress and disconnect; a second call does nothing."""
+        if self._committer is not None:
+            try:
+                self._committer.commit(self._progress, timeout_ms=ANSWER_TIMEOUT_MS)
+            except KafkaError as error:
+                log.warning("progress was not reported to Kafka: %s", error)
+            self._committer.close(autocommit=False)
+            self._committer = None
+        self._consumer.close(autocommit=False)
+
+
+def _log_refusal(_offsets: object, answer: object) -> None:
+    if isinstance(answer, Exception):
+        log.warning("progress was not reported to Kafka: %s", answer)
+
+
+def _lost(name: KafkaPartition, offset: int, first: int, end: int) -> OffsetLostError:
+    where = f"topic '{name.topic}' partition {name.partition}: next is {offset}"
+    if offset < first:
+        return OffsetLostError(
+            f"{where}, but retention left nothing before {first}: "
+            f"{first - offset} records were deleted before they were read"
+        )
+    return OffsetLostError(
+        f"{where}, but the log ends at {end}: {offset - end} records that were there before are lost"
+    )

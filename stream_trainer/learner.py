@@ -1,0 +1,250 @@
+"""One learning step: examples in, rows and weights moved.
+
+Owns the order of a step: gather every row once, score, back-propagate, put every row back once. Never polls, joins or commits.
+Legend: B examples (new first, then rehearsed), N new ones, I distinct items, T items in the tower, D output width.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from feature_store.configuration import Configuration
+from feature_store.hashing import Purpose, event_keys
+from feature_store.rows import RowTable
+from stream_trainer import frequency
+from stream_trainer.candidates import Candidates, lay_out, score
+from stream_trainer.corpus import Corpus
+from stream_trainer.examples import Examples
+from stream_trainer.gathered import GatheredRows, GatheredValues, item_inputs
+from stream_trainer.models.dat import Dat, Scored, UserInputs, augmented_width
+from stream_trainer.models.tower import pool_history
+from stream_trainer.negatives import own_negatives, shared_negatives
+
+
+class Tables(NamedTuple):
+    """The three tables of rows."""
+
+    item: RowTable
+    user: RowTable
+    value: RowTable
+
+
+class Learner:
+    """Holds the model and its optimiser over the tables of rows."""
+
+    def __init__(self, config: Configuration, tables: Tables, corpus: Corpus) -> None:
+        torch.set_num_threads(config.learning.num_threads)
+        torch.manual_seed(config.learning.seed)
+        self.config = config
+        self.tables = tables
+        self.corpus = corpus
+        self.model = Dat(config.model, config.features)
+        self.optimiser = torch.optim.Adam(
+            self.model.parameters(), lr=config.learning.dense_learning_rate, fused=True
+        )
+        self._has_augmented = augmented_width(config.model) > 0
+        self._running_mean = self._has_augmented and config.model.user_augmented == "running_mean"
+        self._item_counts = list(config.features.item_categorical.values())
+        self._user_counts = list(config.features.user_categorical.values())
+        names = list(config.features.item_categorical)
+        category = names.index(config.features.category) if config.features.category else -1
+        self._category_column = sum(self._item_counts[:category]) if category >= 0 else -1
+
+    def step(self, examples: Examples, num_new: int, num_positives: int) -> dict[str, Tensor]:
+        """Learn B examples, the first `num_new` of them for the first time; return the parts of the loss.
+
+        `num_positives` were learned before this step: the clock of the frequency estimate.
+        """
+        records = examples.records
+        candidates = lay_out(
+            records["item"], self._own_negatives(examples), self._shared_negatives(examples), records["history"]
+        )
+        items = GatheredRows(self.tables.item, self.tables.item.slots(candidates.numbers_I), learn=True)
+        users, place_B = self._gather_users(examples.users)
+        tower_T = candidates.tower_T
+        item_values = items.ints("values") if tower_T is None else items.ints("values")[tower_T]
+        values = GatheredValues(self.tables.value, item_values, _tensor(records["values"]), learn=True)
+        key = event_keys(
+            self.config.learning.seed, Purpose.DROPOUT, records["partition"][:1], records["offset"][:1]
+        )
+        generator = torch.Generator().manual_seed(int(key[0] >> np.uint64(1)))
+        inputs = item_inputs(items, tower_T, values.items(self._item_counts), self._has_augmented)
+        items_TD = self.model.embed_items(inputs, generator)
+        user_inputs = self._user_inputs(examples, candidates, items, users, place_B, values)
+        users_BD = self.model.embed_users(user_inputs, generator)
+        scored = self._score(candidates, items, users_BD, items_TD, num_positives, item_values)
+        scored = scored._replace(
+            user_augmented_BA=None if self._running_mean else user_inputs.augmented_BA,
+            item_augmented_BA=None if inputs.augmented_TA is None else inputs.augmented_TA[scored.positive_B],
+        )
+        parts = self.model.losses(scored)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self._count(items, records["item"][:num_new], candidates, num_positives)
+        for gathered in (items, users, values.rows):
+            if gathered is not None:
+                gathered.put_back(self.config.learning.rows_learning_rate)
+        if self._running_mean:
+            self._advance_means(examples, num_new)
+        return {name: part.detach() for name, part in parts.items()}
+
+    def embed_items(self, numbers: npt.NDArray[np.int64]) -> Tensor:
+        """Return item embeddings as they would be served now, no gradient: (n, D)."""
+        with torch.no_grad():
+            rows = GatheredRows(self.tables.item, self.tables.item.slots(numbers), learn=False)
+            values = GatheredValues(
+                self.tables.value, rows.ints("values"), torch.zeros((0, 0), dtype=torch.int32), learn=False
+            )
+            inputs = item_inputs(rows, None, values.items(self._item_counts), self._has_augmented)
+            return self.model.embed_items(inputs)
+
+    def embed_examples(self, examples: Examples) -> Tensor:
+        """Return the query embeddings of examples as they would be served now, no gradient: (B, D)."""
+        none = np.zeros(0, np.int64)
+        with torch.no_grad():
+            candidates = lay_out(
+                examples.records["item"], none.reshape(len(examples), 0), none, examples.records["history"]
+            )
+            items = GatheredRows(self.tables.item, self.tables.item.slots(candidates.numbers_I), learn=False)
+            users, place_B = self._gather_users(examples.users)
+            values = GatheredValues(
+                self.tables.value,
+                torch.zeros((0, 0), dtype=torch.int32),
+                _tensor(examples.records["values"]),
+                learn=False,
+            )
+            return self.model.embed_users(
+                self._user_inputs(examples, candidates, items, users, place_B, values)
+            )
+
+    def _own_negatives(self, examples: Examples) -> npt.NDArray[np.int64]:
+        settings, records = self.config.learning, examples.records
+        drawn = own_negatives(
+            settings.seed,
+            self.corpus,
+            records["partition"],
+            records["offset"],
+            settings.negatives_per_positive,
+        )
+        return np.concatenate([drawn, records["shown"]], axis=1)
+
+    def _shared_negatives(self, examples: Examples) -> npt.NDArray[np.int64]:
+        settings, first = self.config.learning, examples.records[0]
+        return shared_negatives(
+            settings.seed, self.corpus, int(first["partition"]), int(first["offset"]), settings.shared_negatives
+        )
+
+    def _gather_users(self, users: list[str]) -> tuple[GatheredRows | None, Tensor | None]:
+        table = self.tables.user
+        if not table.layout.num_learned:
+            return None, None
+        slots, place_B = np.unique(table.slots(users), return_inverse=True)
+        return GatheredRows(table, slots, learn=True), torch.from_numpy(place_B)
+
+    def _user_inputs(
+        self,
+        examples: Examples,
+        candidates: Candidates,
+        items: GatheredRows,
+        users: GatheredRows | None,
+        place_B: Tensor | None,
+        values: GatheredValues,
+    ) -> UserInputs:
+        settings, records = self.config.model, examples.records
+        embedding = augmented = pooled = None
+        if users is not None and place_B is not None:
+            if settings.use_user_id:
+                embedding = users.learned("embedding")[place_B]
+            if self._has_augmented and not self._running_mean:
+                augmented = users.learned("augmented")[place_B]
+        if self._running_mean:
+            augmented = _tensor(records["augmented"])
+        if settings.history_length:
+            pooled = pool_history(items.learned("embedding"), candidates.history_BL)
+        return UserInputs(
+            embedding, pooled, augmented, values.users(self._user_counts), _tensor(records["numbers"])
+        )
+
+    def _score(
+        self,
+        candidates: Candidates,
+        items: GatheredRows,
+        users_BD: Tensor,
+        items_TD: Tensor,
+        num_positives: int,
+        values_TC: Tensor,
+    ) -> Scored:
+        learning, model = self.config.learning, self.config.model
+        scores_BJ, valid_BJ, places_BJ = score(candidates, users_BD, items_TD, learning.in_batch_negatives)
+        logits_BJ = scores_BJ / model.temperature
+        if model.logq or model.popularity_weight:
+            offset_T = self._offsets(items, candidates, num_positives, len(users_BD))
+            logits_BJ = logits_BJ + offset_T[places_BJ.clamp(min=0)]
+        category = values_TC[:, self._category_column].long() if self._category_column >= 0 else None
+        num_pairs = len(users_BD) * (1 + candidates.own_BX.shape[1])
+        return Scored(
+            logits_BJ, valid_BJ, users_BD, items_TD, candidates.positive_B, None, None, category, num_pairs
+        )
+
+    def _offsets(
+        self, items: GatheredRows, candidates: Candidates, num_positives: int, num_queries: int
+    ) -> Tensor:
+        """Return what is added to each item's score (T,): its log popularity, less the log of its expected count.
+
+        The expected count of an item among a batch's candidates, over all the ways to be drawn (Yang et al., WWW 2020), is
+        (uniform draws) / corpus size + (in-batch queries) × its probability of being a positive.
+        """
+        learning, model = self.config.learning, self.config.model
+        half_life = learning.frequency_half_life
+        count_I = frequency.decayed(
+            items.floats("frequency")[:, 0].numpy(),
+            items.ints("frequency_at")[:, 0].numpy(),
+            num_positives,
+            half_life,
+        )
+        total = frequency.total_count(num_positives, half_life)
+        probability_I = frequency.probability(count_I, total, len(self.corpus))
+        uniform = learning.negatives_per_positive + learning.shared_negatives
+        expected_I = uniform / max(len(self.corpus), 1) + learning.in_batch_negatives * num_queries * probability_I
+        offset_I = model.popularity_weight * np.log(probability_I)
+        if model.logq:
+            offset_I = offset_I - np.log(np.maximum(expected_I, 1e-12))
+        offset = torch.from_numpy(offset_I.astype(np.float32))
+        return offset if candidates.tower_T is None else offset[candidates.tower_T]
+
+    def _count(
+        self,
+        items: GatheredRows,
+        new_items_N: npt.NDArray[np.int64],
+        candidates: Candidates,
+        num_positives: int,
+    ) -> None:
+        numbers, counts = np.unique(new_items_N, return_counts=True)
+        places = torch.from_numpy(np.searchsorted(candidates.numbers_I, numbers))
+        count = items.floats("frequency")[places, 0].numpy()
+        at = items.ints("frequency_at")[places, 0].numpy()
+        now = num_positives + len(new_items_N)
+        fresh = frequency.decayed(count, at, now, self.config.learning.frequency_half_life) + counts
+        items.floats("frequency")[places, 0] = torch.from_numpy(fresh.astype(np.float32))
+        items.ints("frequency_at")[places, 0] = now
+
+    def _advance_means(self, examples: Examples, num_new: int) -> None:
+        """Bring a_u up to date with the positives just learned: the running mean of stopped p_v that minimises loss_u."""
+        table = self.tables.user
+        numbers, place = np.unique(examples.records["item"][:num_new], return_inverse=True)
+        embedding = self.embed_items(numbers).numpy()[place]
+        slots, user = np.unique(table.slots(examples.users[:num_new]), return_inverse=True)
+        sums = np.zeros((len(slots), embedding.shape[1]), np.float32)
+        np.add.at(sums, user, embedding)
+        added = np.bincount(user).astype(np.float32)[:, None]
+        mean, count = table.floats(slots, "mean"), table.floats(slots, "mean_count")
+        mean += (sums - added * mean) / (count + added)
+        table.write(slots, {"mean": mean, "mean_count": count + added})
+
+
+def _tensor(column: npt.NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(column))

@@ -1,0 +1,83 @@
+"""One tower: from the parts of a query or an item to a unit vector (dat.md, "DAT").
+
+Legend: B rows, Z input width, K embedding width, N numeric features, D output width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class NumericLayers(nn.Module):
+    """One small layer per numeric feature (the reproduction's), whose second input says that the value is missing."""
+
+    def __init__(self, num_features: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_features, 2, width).uniform_(-0.5, 0.5))
+        self.bias = nn.Parameter(torch.zeros(num_features, width))
+
+    def forward(self, numbers_BN: Tensor) -> Tensor:
+        """Return (B, N × width); NaN counts as missing."""
+        missing_BN = torch.isnan(numbers_BN)
+        inputs_BN2 = torch.stack([torch.nan_to_num(numbers_BN), missing_BN.to(numbers_BN.dtype)], dim=-1)
+        return (torch.einsum("bni,niw->bnw", inputs_BN2, self.weight) + self.bias).flatten(1)
+
+
+class Tower(nn.Module):
+    """h = ReLU(W h + b) through the hidden layers, then a last layer to D; the output is divided by its length."""
+
+    def __init__(self, input_dim: int, hidden: list[int], output_dim: int, last_relu: bool) -> None:
+        super().__init__()
+        widths = [input_dim, *hidden, output_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.last_relu = last_relu
+
+    def forward(self, z_BZ: Tensor, residual_BD: Tensor | None = None) -> Tensor:
+        """Return p (B, D), of length one (or zero where a last ReLU killed every unit)."""
+        h = z_BZ
+        for number, layer in enumerate(self.layers, start=1):
+            h = layer(h)
+            if number < len(self.layers) or self.last_relu:
+                h = F.relu(h)
+        if residual_BD is not None:
+            h = h + residual_BD
+        return F.normalize(h, dim=-1)
+
+
+def drop(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+    """Dropout with a generator of its own: without one (serving, evaluation) it changes nothing."""
+    if generator is None or not rate:
+        return x
+    keep = torch.empty_like(x).bernoulli_(1 - rate, generator=generator)
+    return x * keep / (1 - rate)
+
+
+def pool_history(embedding_IK: Tensor, history_BL: Tensor) -> Tensor:
+    """Sum each row's embeddings over the square root of their count: (B, K), zeros for an empty history.
+
+    `history_BL` holds rows of `embedding_IK`, -1 where there is none. The square root lets a longer history speak louder than a mean
+    would, without drowning the rest (SVD++, Koren 2008).
+
+    >>> pool_history(torch.tensor([[1.0], [3.0]]), torch.tensor([[0, 0, 1, 1], [-1, -1, -1, -1]])).tolist()
+    [[4.0], [0.0]]
+    """
+    valid_BL = history_BL >= 0
+    counts_B = valid_BL.sum(1)
+    offsets_B = torch.cumsum(counts_B, 0) - counts_B
+    if not int(counts_B.sum()):
+        return embedding_IK.new_zeros(len(history_BL), embedding_IK.shape[1])
+    sums_BK = F.embedding_bag(history_BL[valid_BL], embedding_IK, offsets_B, mode="sum")
+    return sums_BK / counts_B.clamp(min=1).sqrt().unsqueeze(1)
+
+
+def pool_values(embedding_VK: Tensor, values_BC: Tensor, counts: list[int]) -> Tensor:
+    """Average the embeddings of each feature's values: (B, features × K), zeros where a feature is missing.
+
+    `values_BC` holds rows of `embedding_VK`, -1 where there is none; `counts` says how many of the C columns belong to each feature.
+    """
+    pooled = []
+    for columns_BX in torch.split(values_BC, counts, dim=1):
+        valid_BX1 = (columns_BX >= 0).unsqueeze(-1).to(embedding_VK.dtype)
+        found_BXK = F.embedding(columns_BX.clamp(min=0), embedding_VK) * valid_BX1
+        pooled.append(found_BXK.sum(1) / valid_BX1.sum(1).clamp(min=1))
+    return torch.cat(pooled, dim=1)

@@ -1,0 +1,151 @@
+"""What one event does: join it, change features and corpus, and learn when a batch is full.
+
+Owns the rule of when pending examples are learned. The order of effects is a function of the events' order alone, so a replay repeats it. Never polls or
+decodes; time is the stream's.
+"""
+
+import time
+from collections.abc import Callable
+
+from feature_store.configuration import Configuration
+from feature_store.schema import Click, Deleted, Event, EventKind, Impression, ItemFeatures, UserFeatures
+from stream_trainer.event_log import TopicPartition
+from stream_trainer.examples import Examples, UserOp, fold_users
+from stream_trainer.join import Origin, Positive
+from stream_trainer.prequential import Prequential
+from stream_trainer.state import TrainerState
+
+_MAX_ITEM_CHANGES = 4096
+_OPS_PER_EXAMPLE = 16  # so many feature upserts an example may wait for the batch to fill, then it is learned short
+
+OnStep = Callable[[dict[str, float], int, int, float], None]
+
+
+class Session:
+    """Applies events to the state. `on_step` hears of each step: losses, new and rehearsed examples, seconds."""
+
+    def __init__(self, config: Configuration, state: TrainerState, on_step: OnStep, commit: Callable[[], None]) -> None:
+        self.state = state
+        self.prequential = Prequential(config.learning)
+        self._config = config
+        self._on_step = on_step
+        self._commit = commit
+        self._num_pending = sum(op.is_positive for op in state.pending)
+        self._pending_items = {op.item for op in state.pending}
+        self._lateness_ms = round(config.join.allowed_lateness_seconds * 1000)
+
+    @property
+    def num_pending(self) -> int:
+        """Examples that wait for their batch to fill."""
+        return self._num_pending
+
+    def apply(self, partition: TopicPartition, offset: int, ts_ms: int, event: Event | None) -> None:
+        """Apply one record in merge order; None is one that could not be decoded, whose place still counts."""
+        if isinstance(event, ItemFeatures | Deleted):
+            self._learn_before_change(event)
+        state = self.state
+        state.next_offsets[partition] = offset + 1
+        state.latest_ts_ms[partition] = ts_ms
+        positives: list[Positive] = []
+        if ts_ms - self._lateness_ms > state.watermark_ms:
+            state.watermark_ms = ts_ms - self._lateness_ms
+            positives += state.joiner.advance(state.watermark_ms)
+        if event is not None:
+            state.latest_event_ms = max(state.latest_event_ms, event.ts_ms)
+            positives += self._effects(Origin(*partition, offset), event)
+        for positive in positives:
+            self._add_positive(positive)
+        while self._num_pending >= self._config.learning.batch_size:
+            self._learn(self._config.learning.batch_size)
+        if state.num_item_changes >= _MAX_ITEM_CHANGES:
+            state.flush_item_features()
+        if len(state.pending) > _OPS_PER_EXAMPLE * self._config.learning.batch_size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Learn what is pending, though the batch is not full: at the end of a replay, or when examples waited too long."""
+        while self.state.pending:
+            self._learn(self._config.learning.batch_size)
+
+    def close_windows(self) -> None:
+        """Act as if time had passed every window: the end of a bounded replay."""
+        for positive in self.state.joiner.advance(2**62):
+            self._add_positive(positive)
+        self.flush()
+
+    def _effects(self, origin: Origin, event: Event) -> list[Positive]:
+        state = self.state
+        if isinstance(event, Click):
+            return state.joiner.click(event, origin)
+        if isinstance(event, Impression):
+            return state.joiner.impression(event, origin)
+        if isinstance(event, ItemFeatures):
+            number = state.item_numbers.number(event.id)
+            state.corpus.add(number)
+            state.set_item_features(number, event.features)
+        elif isinstance(event, UserFeatures):
+            values, numbers = state.user_features.encode(event.features)
+            features = (tuple(values.tolist()), tuple(numbers.tolist()))
+            state.pending.append(UserOp(event.id, features=features))
+        elif event.kind == EventKind.ITEM:
+            number = state.item_numbers.number(event.id)
+            state.corpus.remove(number)
+            state.set_item_features(number, {})
+        else:
+            state.pending.append(UserOp(event.id))
+        return []
+
+    def _add_positive(self, positive: Positive) -> None:
+        state = self.state
+        number = state.item_numbers.number(positive.item_id)
+        state.corpus.add_seen(number)
+        shown = tuple(state.item_numbers.number(item) for item in positive.shown)
+        origin = positive.origin
+        state.pending.append(UserOp(positive.user_id, number, origin.partition, origin.offset, shown))
+        self._num_pending += 1
+        self._pending_items.add(number)
+
+    def _learn_before_change(self, event: ItemFeatures | Deleted) -> None:
+        """Learn pending examples of an item whose features are about to change: they happened before the change."""
+        if isinstance(event, Deleted) and event.kind != EventKind.ITEM:
+            return
+        if self.state.item_numbers.get(event.id) in self._pending_items:
+            self.flush()
+
+    def _learn(self, num_examples: int) -> None:
+        state = self.state
+        if any(table.needs_commit for table in state.tables):
+            self._commit()
+        ops = self._take_ops(num_examples)
+        start = time.perf_counter()
+        for table in state.tables:
+            table.begin_batch()
+        state.flush_item_features()
+        if self.prequential.is_due(state.num_steps + 1):
+            self.prequential.prepare(state.learner)
+        new = fold_users(state.tables.user, ops, state.widths)
+        if not len(new):
+            return
+        if self.prequential.is_due(state.num_steps + 1):
+            self.prequential.observe(state.learner, new, state.num_positives)
+        ratio = self._config.learning.rehearsal_ratio
+        rehearsed = state.rehearsal.draw(self._config.learning.seed, new, ratio)
+        examples = Examples.concatenate([new, rehearsed])
+        parts = state.learner.step(examples, len(new), state.num_positives)
+        state.rehearsal.add(new)
+        state.num_positives += len(new)
+        state.num_steps += 1
+        losses = {name: float(part) for name, part in parts.items()}
+        self._on_step(losses, len(new), len(rehearsed), time.perf_counter() - start)
+
+    def _take_ops(self, num_examples: int) -> list[UserOp]:
+        """Take operations up to the last of `num_examples` positives; all of them if there are not so many."""
+        pending = self.state.pending
+        end = len(pending)
+        if self._num_pending > num_examples:
+            places = [i for i, op in enumerate(pending) if op.is_positive]
+            end = places[num_examples - 1] + 1
+        taken, self.state.pending = pending[:end], pending[end:]
+        self._num_pending = sum(op.is_positive for op in self.state.pending)
+        self._pending_items = {op.item for op in self.state.pending}
+        return taken

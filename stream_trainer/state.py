@@ -1,0 +1,232 @@
+"""Everything the trainer knows, as one thing that is loaded from the store and committed to it as a whole.
+
+Owns which column family each part lives in, and the check that a store fits the settings. Never learns, polls or joins by itself.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+
+from feature_store.configuration import Configuration
+from feature_store.errors import StoreMismatchError
+from feature_store.index import IdIndex, NumberIndex
+from feature_store.numbering import Numbering
+from feature_store.rows import RowTable
+from feature_store.schema import FeatureValue
+from feature_store.store import CommitInfo, FeatureStore, Writes
+from stream_trainer.corpus import Corpus
+from stream_trainer.event_log import TopicPartition
+from stream_trainer.examples import ExampleWidths, UserOp
+from stream_trainer.features import FeatureEncoder
+from stream_trainer.join import Joiner
+from stream_trainer.learner import Learner, Tables
+from stream_trainer.models.dat import augmented_width, row_layouts
+from stream_trainer.rehearsal import Rehearsal
+
+# Settings that a store cannot change once it is made: they decide what its bytes mean.
+_FIXED = {
+    "model": (
+        "name embedding_dim augmented_dim numeric_dim hidden output_dim use_user_id history_length user_augmented"
+    ).split(),
+    "features": "item_categorical item_numeric user_categorical user_numeric".split(),
+    "learning": "seed rows_optimiser rehearsal_capacity shown_negatives".split(),
+}
+_CHUNK = 512
+_TABLE_SHARES = {"item": 0.45, "user": 0.45, "value": 0.1}
+
+
+class TrainerState:
+    """The parts of the one commit. Attributes are the live objects; `commit` makes them durable together."""
+
+    def __init__(self, config: Configuration, store: FeatureStore) -> None:
+        """Load what the store holds, or start afresh in an empty one.
+
+        Raises:
+            StoreMismatchError: the store was made with settings that these cannot continue.
+        """
+        self.config = config
+        self._store = store
+        self._meta = dict(store.items("meta"))
+        _check_fits(config, self._meta)
+        self.item_numbers = Numbering(store.items("item_number"))
+        self.value_numbers = Numbering(store.items("value_number"))
+        self.corpus = Corpus(store.items("corpus"))
+        self.joiner = Joiner.load(config.join, store.items("join"))
+        features = config.features
+        self.item_features = FeatureEncoder(features.item_categorical, features.item_numeric, self.value_numbers)
+        self.user_features = FeatureEncoder(features.user_categorical, features.user_numeric, self.value_numbers)
+        progress = _unpack(self._meta.get(b"progress")) or {}
+        self.num_positives: int = progress.get("num_positives", 0)
+        self.num_steps: int = progress.get("num_steps", 0)
+        self.watermark_ms: int = progress.get("watermark_ms", 0)
+        self.latest_event_ms: int = progress.get("latest_event_ms", 0)
+        self.widths = ExampleWidths(
+            history=config.model.history_length,
+            augmented=augmented_width(config.model) if config.model.user_augmented == "running_mean" else 0,
+            values=self.user_features.num_values,
+            numbers=self.user_features.num_numbers,
+            shown=config.learning.shown_negatives,
+        )
+        self.rehearsal = Rehearsal(
+            config.learning.rehearsal_capacity,
+            self.widths,
+            progress.get("num_rehearsal_added", 0),
+            store.items("rehearsal"),
+        )
+        self._item_changes: dict[int, tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]] = {}
+        self.pending = [_op(fields) for fields in _unpack(self._meta.get(b"pending")) or []]
+        self.next_offsets: dict[TopicPartition, int] = {}
+        self.latest_ts_ms: dict[TopicPartition, int] = {}
+        for topic, partition, offset, ts_ms in _unpack(self._meta.get(b"offsets")) or []:
+            self.next_offsets[TopicPartition(topic, partition)] = offset
+            self.latest_ts_ms[TopicPartition(topic, partition)] = ts_ms
+        self.topic_ids: dict[str, str] = _unpack(self._meta.get(b"topic_ids")) or {}
+        self.tables = self._make_tables()
+        self.learner = Learner(config, self.tables, self.corpus)
+        dense = store.get("dense", [b"weights", b"optimiser"])
+        if dense[0] is not None and dense[1] is not None:
+            _load_dense(self.learner, dense[0], dense[1])
+
+    @property
+    def last_commit(self) -> CommitInfo:
+        """What is durable now."""
+        return self._store.last_commit
+
+    def set_item_features(self, number: int, features: Mapping[str, FeatureValue]) -> None:
+        """Let an item have these features from the next batch on. Kept aside so that rows are touched by the batch."""
+        self._item_changes[number] = self.item_features.encode(features)
+
+    @property
+    def num_item_changes(self) -> int:
+        """Items whose new features are not in their rows yet."""
+        return len(self._item_changes)
+
+    def flush_item_features(self) -> None:
+        """Write the item features set since the last batch into their rows."""
+        changes, self._item_changes = self._item_changes, {}
+        numbers = np.fromiter(changes, np.int64, len(changes))
+        for start in range(0, len(numbers), _CHUNK):
+            self.tables.item.begin_batch()
+            chunk = numbers[start : start + _CHUNK]
+            slots = self.tables.item.slots(chunk)
+            values = np.stack([changes[number][0] for number in chunk.tolist()])
+            floats = np.stack([changes[number][1] for number in chunk.tolist()])
+            self.tables.item.write(slots, {"values": values, "numbers": floats})
+
+    def commit(self) -> int:
+        """Write everything that changed since the last commit, atomically and durably; return the number of rows."""
+        self.flush_item_features()
+        rows = {name: table.take_dirty() for name, table in self.tables._asdict().items()}
+        writes: dict[str, Any] = {
+            **rows,
+            "item_number": self.item_numbers.take_changes(),
+            "value_number": self.value_numbers.take_changes(),
+            "corpus": self.corpus.take_changes(),
+            "join": sorted(self.joiner.take_changes().items()),
+            "rehearsal": self.rehearsal.take_changes(),
+            "dense": _dump_dense(self.learner),
+            "meta": self._meta_changes(),
+        }
+        self._store.commit(_typed(writes), self.watermark_ms, self.latest_event_ms)
+        return sum(len(pairs) for pairs in rows.values())
+
+    def _make_tables(self) -> Tables:
+        config, store = self.config, self._store
+        layouts = row_layouts(config.model, config.features, config.learning.rows_optimiser)
+        budget = config.store.row_memory_mib << 20
+
+        def table(name: str, numbering: Numbering | None) -> RowTable:
+            layout = layouts[name]
+            capacity = max(1024, int(budget * _TABLE_SHARES[name]) // (4 * max(layout.width, 1)))
+            index = IdIndex(capacity) if numbering is None else NumberIndex(capacity, numbering.ids)
+            return RowTable(
+                name, layout, index, lambda keys: store.get(name, keys), capacity, config.learning.seed
+            )
+
+        return Tables(
+            table("item", self.item_numbers), table("user", None), table("value", self.value_numbers)
+        )
+
+    def _meta_changes(self) -> list[tuple[bytes, bytes]]:
+        offsets = [
+            [*partition, offset, self.latest_ts_ms.get(partition, 0)]
+            for partition, offset in sorted(self.next_offsets.items())
+        ]
+        progress = {
+            "num_positives": self.num_positives,
+            "num_steps": self.num_steps,
+            "num_rehearsal_added": self.rehearsal.num_added,
+            "watermark_ms": self.watermark_ms,
+            "latest_event_ms": self.latest_event_ms,
+        }
+        now = {
+            b"offsets": msgpack.packb(offsets),
+            b"pending": msgpack.packb([list(op) for op in self.pending]),
+            b"progress": msgpack.packb(progress),
+            b"topic_ids": msgpack.packb(dict(sorted(self.topic_ids.items()))),
+            b"config": _config_json(self.config),
+        }
+        changed = [(key, value) for key, value in now.items() if self._meta.get(key) != value]
+        self._meta.update(now)
+        return changed
+
+
+def _config_json(config: Configuration) -> bytes:
+    """What rebuilds the model from the store alone, for the refresher and for the check at start."""
+    return json.dumps(
+        config.model_dump(mode="json", include={"model", "features", "learning"}), sort_keys=True
+    ).encode()
+
+
+def _check_fits(config: Configuration, meta: Mapping[bytes, bytes]) -> None:
+    if b"config" not in meta:
+        return
+    stored = json.loads(meta[b"config"])
+    current = json.loads(_config_json(config))
+    for section, keys in _FIXED.items():
+        for key in keys:
+            if stored[section].get(key) != current[section][key]:
+                raise StoreMismatchError(
+                    f"{config.store.path} was made with {section}.{key} = {stored[section].get(key)!r}, not "
+                    f"{current[section][key]!r}; keep the setting, or start with a new store.path"
+                )
+
+
+def _dump_dense(learner: Learner) -> list[tuple[bytes, bytes]]:
+    weights = {name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}
+    moments = {
+        f"{index}.{name}": tensor.contiguous()
+        for index, slots in learner.optimiser.state_dict()["state"].items()
+        for name, tensor in slots.items()
+    }
+    return [(b"weights", safetensors.torch.save(weights)), (b"optimiser", safetensors.torch.save(moments))]
+
+
+def _load_dense(learner: Learner, weights: bytes, optimiser: bytes) -> None:
+    learner.model.load_state_dict(safetensors.torch.load(weights))
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in safetensors.torch.load(optimiser).items():
+        index, slot = name.split(".")
+        state.setdefault(int(index), {})[slot] = tensor
+    groups = learner.optimiser.state_dict()["param_groups"]
+    learner.optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _unpack(value: bytes | None) -> Any:
+    return None if value is None else msgpack.unpackb(value)
+
+
+def _op(fields: list[Any]) -> UserOp:
+    user_id, item, partition, offset, shown, features = fields
+    pair = None if features is None else (tuple(features[0]), tuple(features[1]))
+    return UserOp(user_id, item, partition, offset, tuple(shown), pair)
+
+
+def _typed(writes: dict[str, Any]) -> Writes:
+    return writes

@@ -1,0 +1,181 @@
+"""The trainer: poll → join → learn → commit.
+
+Owns when commits happen and what is measured; what learning means is `session.py`'s, what is durable is `state.py`'s.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from feature_store.configuration import Configuration
+from feature_store.store import FeatureStore
+from stream_trainer.event_log import EventLog
+from stream_trainer.ingest import Ingest
+from stream_trainer.metrics import TrainerMetrics
+from stream_trainer.session import Session
+from stream_trainer.state import TrainerState
+
+log = logging.getLogger(__name__)
+
+_CHUNK_EVENTS = 1_000
+_POLL_SECONDS = 0.1
+
+
+class StepStats(NamedTuple):
+    """One learning step, for pictures."""
+
+    num_positives: int
+    loss: float
+    lag_records: int
+
+
+class Summary(NamedTuple):
+    """What one run of the trainer did."""
+
+    num_events: int
+    num_positives: int
+    num_commits: int
+    seconds: float
+    commit_seconds: float
+    prequential: list[tuple[int, float, float]]
+    steps: list[StepStats]
+
+
+class Trainer:
+    """One run of the trainer over a store and a log. `clock` is monotonic, in seconds."""
+
+    def __init__(
+        self,
+        config: Configuration,
+        event_log: EventLog,
+        store: FeatureStore,
+        metrics: TrainerMetrics,
+        until_end: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        on_progress: Callable[[int, int], None] = lambda num_events, lag_records: None,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._metrics = metrics
+        self._until_end = until_end
+        self._on_progress = on_progress
+        self.state = TrainerState(config, store)
+        self.ingest = Ingest(config, event_log, metrics, until_end, clock)
+        self.session = Session(config, self.state, self._learned, self.commit)
+        self._num_events = self._num_commits = self._batches_since_commit = 0
+        self._commit_seconds = 0.0
+        self._last_commit = clock()
+        self._waiting_since: float | None = None
+        self._steps: list[StepStats] = []
+        self._counts: dict[str, int] = {}
+
+    def run(self, stop: threading.Event) -> Summary:
+        """Learn until `stop` is set, or to the end of the log when bounded; commit, and say what was done."""
+        start = self._clock()
+        state, ingest = self.state, self.ingest
+        state.topic_ids = ingest.start(state.next_offsets, state.latest_ts_ms, state.topic_ids)
+        while not stop.is_set() and not ingest.at_end:
+            events = ingest.next_events(_CHUNK_EVENTS, _POLL_SECONDS)
+            for event in events:
+                self.session.apply(event.partition, event.offset, event.ts_ms, event.event)
+                self._counts[event.partition.topic] = self._counts.get(event.partition.topic, 0) + 1
+            self._num_events += len(events)
+            self._learn_if_waited()
+            self._observe()
+            if self._commit_is_due():
+                self.commit()
+        if ingest.at_end:
+            self.session.close_windows()
+        self.commit()
+        return Summary(
+            self._num_events,
+            state.num_positives,
+            self._num_commits,
+            self._clock() - start,
+            self._commit_seconds,
+            self.session.prequential.curve,
+            self._steps,
+        )
+
+    def close(self) -> None:
+        """Release the log's reader and writer."""
+        self.ingest.close()
+
+    def commit(self) -> None:
+        """Make everything up to the last applied event durable, dead letters first."""
+        start = time.perf_counter()
+        self.ingest.flush_dead_letters()
+        num_rows = self.state.commit()
+        self.ingest.report_progress(self.state.next_offsets)
+        seconds = time.perf_counter() - start
+        self._commit_seconds += seconds
+        self._num_commits += 1
+        self._batches_since_commit = 0
+        self._last_commit = self._clock()
+        self._metrics.commit_seconds.observe(seconds)
+        self._metrics.commits.inc()
+        self._metrics.committed_rows.inc(num_rows)
+        log.info(
+            "commit %d: %d rows in %.2f s, %d positives learned",
+            self.state.last_commit.number,
+            num_rows,
+            seconds,
+            self.state.num_positives,
+        )
+
+    def _commit_is_due(self) -> bool:
+        learning = self._config.learning
+        if learning.commit_every_batches:
+            return self._batches_since_commit >= learning.commit_every_batches
+        return self._clock() - self._last_commit >= learning.commit_interval_seconds
+
+    def _learn_if_waited(self) -> None:
+        """Live, a batch that does not fill is learned after a while; a bounded replay goes by count alone."""
+        if self._until_end or not self.session.num_pending:
+            self._waiting_since = None
+        elif self._waiting_since is None:
+            self._waiting_since = self._clock()
+        elif self._clock() - self._waiting_since >= self._config.learning.max_wait_seconds:
+            self.session.flush()
+            self._waiting_since = None
+
+    def _learned(self, losses: dict[str, float], num_new: int, num_rehearsed: int, seconds: float) -> None:
+        self._waiting_since = None
+        self._batches_since_commit += 1
+        metrics = self._metrics
+        metrics.positives.inc(num_new)
+        metrics.rehearsed.inc(num_rehearsed)
+        metrics.batch_seconds.observe(seconds)
+        for part, value in losses.items():
+            metrics.loss.labels(part).set(value)
+        self._steps.append(StepStats(self.state.num_positives, sum(losses.values()), self.ingest.lag_records))
+        del self._steps[:-_KEPT_STEPS]
+        if self.session.prequential.curve:
+            _, hit_rate, mrr = self.session.prequential.curve[-1]
+            metrics.hit_rate.set(hit_rate)
+            metrics.mrr.set(mrr)
+
+    def _observe(self) -> None:
+        """Bring gauges up to date: once a chunk of events, so that it costs nothing per event."""
+        metrics, state = self._metrics, self.state
+        for topic, count in self._counts.items():
+            metrics.events.labels(topic).inc(count)
+        self._counts.clear()
+        for outcome, number in vars(state.joiner.counts).items():
+            metrics.join.labels(outcome).set(number)
+        metrics.buffered.labels("batch").set(self.session.num_pending)
+        metrics.buffered.labels("impressions").set(state.joiner.num_impressions)
+        metrics.buffered.labels("clicks").set(state.joiner.num_clicks)
+        metrics.lag_records.set(self.ingest.lag_records)
+        metrics.lag_seconds.set(max(0.0, time.time() - state.latest_event_ms / 1000) if state.latest_event_ms else 0)
+        metrics.corpus_items.set(len(state.corpus))
+        for name, table in state.tables._asdict().items():
+            metrics.rows.labels(name).set(table.num_resident)
+            metrics.rows_evicted.labels(name).set(table.num_evicted)
+            metrics.rows_read.labels(name).set(table.num_read)
+        self._on_progress(self._num_events, self.ingest.lag_records)
+
+
+_KEPT_STEPS = 100_000
