@@ -100,6 +100,7 @@ class ModelSettings(_Section):
     name: Literal["dat", "two_tower"] = Field("dat", description="which model")
     embedding_dim: int = Field(32, ge=1, le=1024, description="K, width of ID and category embeddings")
     augmented_dim: int = Field(32, ge=0, le=1024, description="d, width of the augmented vectors; 0 = none")
+    init_scale: float = Field(0.005, gt=0, le=1, description="new embeddings are uniform in ± this, by the hash of the ID")
     numeric_dim: int = Field(8, ge=1, le=256, description="width of the layer over a numeric feature")
     hidden: list[int] = Field([256, 128], description="widths of the towers' hidden layers")
     output_dim: int = Field(32, ge=1, le=1024, description="width of the towers' output")
@@ -121,7 +122,7 @@ class ModelSettings(_Section):
     loss: Literal["bce", "sampled_softmax"] = Field("sampled_softmax", description="the main loss")
     temperature: float = Field(0.1, gt=0, description="scores are divided by it")
     logq: bool = Field(False, description="subtract log of each candidate's expected count from its score")
-    popularity_weight: float = Field(0.0, ge=0, description="add this times log frequency to scores, learning and serving")
+    popularity_weight: float = Field(0.3, ge=0, description="times log frequency, added to the scores served")
 
 
 class LearningSettings(_Section):

@@ -153,6 +153,7 @@ class FeatureStoreReader(_Families):
             shutil.rmtree(self._scratch, ignore_errors=True)
             raise StoreError(f"RocksDB cannot read the feature store {path}: {error}") from error
         self._path = path
+        self.commit_info = CommitInfo()
 
     def catch_up(self) -> CommitInfo:
         """Move the view to the newest whole commit and say which that is.
@@ -164,7 +165,8 @@ class FeatureStoreReader(_Families):
             self._db.try_catch_up_with_primary()
             infos = self._infos()
             if len(infos) == 1:
-                return infos.pop()
+                self.commit_info = infos.pop()
+                return self.commit_info
             time.sleep(0.005)
         raise StoreError(f"the view of {self._path} stays between commits {sorted(infos)}; is the disk failing?")
 

@@ -100,7 +100,7 @@ class EventLog(Protocol):
         """A reader with nothing assigned yet."""
 
     def writer(self) -> EventWriter:
-        """A writer. The file log admits one writer process at a time and raises LogError for a second."""
+        """A writer. The file log admits one per topic at a time: LogError from `send` for a second."""
 
     def close(self) -> None:
         """Release what the log itself holds; readers and writers close on their own."""

@@ -43,7 +43,7 @@ def encode_record(
     >>> frame = encode_record(7, b"user-1", None, 1_700_000_000_000, (("origin", b"clicks"),))
     >>> decode_records(TopicPartition("clicks", 0), frame, 0, 7, 10)
     ([Record(topic='clicks', partition=0, offset=7, timestamp_ms=1700000000000, key=b'user-1', value=None, \
-headers=(('origin', b'clicks'),))], 68)
+headers=(('origin', b'clicks'),))], 62)
     """
     key_bytes = -1 if key is None else len(key)
     value_bytes = -1 if value is None else len(value)

@@ -1,7 +1,8 @@
 """The event log on Apache Kafka.
 
 Owns one admin connection, and the topics as a whole. `kafka_reader` and `kafka_writer` own the records. No
-consumer group is joined: a restart would wait for its old self to time out, and offsets come from the feature store.
+consumer group is joined: a restart would wait for its old self to time out, and offsets come from the
+feature store.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """Reads assigned partitions of a Kafka cluster.
 
-Owns a consumer that belongs to no group, and a second one, without partitions, that reports progress. Apart, because
-reading must not wait for a group's coordinator. Never commits by itself and never moves an offset by itself.
+Owns a consumer that belongs to no group, and a second one, without partitions, that reports progress: apart,
+because reading must not wait for a group's coordinator. Never commits by itself and never moves an offset by itself.
 """
 
 import logging
@@ -28,7 +28,7 @@ ANSWER_TIMEOUT_MS = 5000
 
 
 class KafkaReader:
-    """Keeps `EventReader` for Kafka. While brokers are away, `poll` returns nothing; it goes on when they are back."""
+    """Keeps `EventReader` for Kafka. While brokers are away `poll` returns nothing; then it goes on."""
 
     def __init__(self, settings: LogSettings) -> None:
         self._settings = settings
@@ -67,7 +67,7 @@ class KafkaReader:
         self._ends = {TopicPartition(*name): ends[name] for name in names}
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """Return what is there, in offset order within a partition; empty after `timeout_s`, never blocks longer.
+        """Return what is there, in offset order within a partition; empty after `timeout_s`.
 
         Raises:
             OffsetLostError: retention deleted what is next, or the cluster lost it.
@@ -80,15 +80,13 @@ class KafkaReader:
         except OffsetOutOfRangeError as error:
             ((name, offset),) = error.args[0].items()
             with kafka_errors("asking what is left of the log"):
-                first, end = (
-                    self._consumer.beginning_offsets([name])[name],
-                    self._consumer.end_offsets([name])[name],
-                )
+                first = self._consumer.beginning_offsets([name])[name]
+                end = self._consumer.end_offsets([name])[name]
             raise _lost(name, offset, first, end) from error
         except LogTruncationError as error:
             raise OffsetLostError(f"the cluster lost records that were already read: {error}") from error
         except CorruptRecordError as error:
-            # The consumer would raise this once and then wait for ever on that partition; skipping would lose records.
+            # The consumer raises this once and then waits for ever on that partition; skipping loses records.
             self._broken = LogError(
                 f"{error}: restart to read it again; if it stays, the broker's disk is damaged: "
                 "restore a replica, or delete the records up to there"
@@ -112,7 +110,10 @@ class KafkaReader:
         ]
 
     def end_offsets(self) -> dict[TopicPartition, int]:
-        """The offset after the last record of each assigned partition, now; the last known while brokers are away."""
+        """The offset after the last record of each assigned partition, now.
+
+        While brokers are away, the last known: lag is a figure to look at, not a reason to stop.
+        """
         names = [KafkaPartition(*partition) for partition in self._ends]
         if names:
             try:
@@ -131,7 +132,7 @@ class KafkaReader:
         self._consumer.resume(*(KafkaPartition(*partition) for partition in partitions))
 
     def report_progress(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Commit the offsets to `log.group_id`, for operators' tools; does not wait, and a failure is only logged."""
+        """Commit the offsets to `log.group_id` without waiting; a failure is only logged."""
         self._progress = {
             KafkaPartition(*partition): OffsetAndMetadata(offset, "", -1)
             for partition, offset in offsets.items()

@@ -181,24 +181,22 @@ class Learner:
         learning, model = self.config.learning, self.config.model
         scores_BJ, valid_BJ, places_BJ = score(candidates, users_BD, items_TD, learning.in_batch_negatives)
         logits_BJ = scores_BJ / model.temperature
-        if model.logq or model.popularity_weight:
-            offset_T = self._offsets(items, candidates, num_positives, len(users_BD))
-            logits_BJ = logits_BJ + offset_T[places_BJ.clamp(min=0)]
+        if model.logq:
+            log_expected_T = self._log_expected(items, candidates, num_positives, len(users_BD))
+            logits_BJ = logits_BJ - log_expected_T[places_BJ.clamp(min=0)]
         category = values_TC[:, self._category_column].long() if self._category_column >= 0 else None
         num_pairs = len(users_BD) * (1 + candidates.own_BX.shape[1])
         return Scored(
             logits_BJ, valid_BJ, users_BD, items_TD, candidates.positive_B, None, None, category, num_pairs
         )
 
-    def _offsets(
+    def _log_expected(
         self, items: GatheredRows, candidates: Candidates, num_positives: int, num_queries: int
     ) -> Tensor:
-        """Return what is added to each item's score (T,): its log popularity, less the log of its expected count.
-
-        The expected count of an item among a batch's candidates, over all the ways to be drawn (Yang et al., WWW 2020), is
-        (uniform draws) / corpus size + (in-batch queries) × its probability of being a positive.
+        """Return the logarithm of each item's expected count among a batch's candidates (T,), over all the ways to be drawn:
+        (uniform draws) / corpus size + (in-batch queries) × its probability of being a positive (Yang et al., WWW 2020).
         """
-        learning, model = self.config.learning, self.config.model
+        learning = self.config.learning
         half_life = learning.frequency_half_life
         count_I = frequency.decayed(
             items.floats("frequency")[:, 0].numpy(),
@@ -210,11 +208,8 @@ class Learner:
         probability_I = frequency.probability(count_I, total, len(self.corpus))
         uniform = learning.negatives_per_positive + learning.shared_negatives
         expected_I = uniform / max(len(self.corpus), 1) + learning.in_batch_negatives * num_queries * probability_I
-        offset_I = model.popularity_weight * np.log(probability_I)
-        if model.logq:
-            offset_I = offset_I - np.log(np.maximum(expected_I, 1e-12))
-        offset = torch.from_numpy(offset_I.astype(np.float32))
-        return offset if candidates.tower_T is None else offset[candidates.tower_T]
+        log_expected = torch.from_numpy(np.log(expected_I).astype(np.float32))
+        return log_expected if candidates.tower_T is None else log_expected[candidates.tower_T]
 
     def _count(
         self,

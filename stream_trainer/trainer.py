@@ -26,6 +26,7 @@ _POLL_SECONDS = 0.1
 class StepStats(NamedTuple):
     """One learning step, for pictures."""
 
+    seconds: float
     num_positives: int
     loss: float
     lag_records: int
@@ -66,14 +67,14 @@ class Trainer:
         self.session = Session(config, self.state, self._learned, self.commit)
         self._num_events = self._num_commits = self._batches_since_commit = 0
         self._commit_seconds = 0.0
-        self._last_commit = clock()
+        self._start = self._last_commit = clock()
         self._waiting_since: float | None = None
         self._steps: list[StepStats] = []
         self._counts: dict[str, int] = {}
 
     def run(self, stop: threading.Event) -> Summary:
         """Learn until `stop` is set, or to the end of the log when bounded; commit, and say what was done."""
-        start = self._clock()
+        self._start = self._clock()
         state, ingest = self.state, self.ingest
         state.topic_ids = ingest.start(state.next_offsets, state.latest_ts_ms, state.topic_ids)
         while not stop.is_set() and not ingest.at_end:
@@ -93,7 +94,7 @@ class Trainer:
             self._num_events,
             state.num_positives,
             self._num_commits,
-            self._clock() - start,
+            self._clock() - self._start,
             self._commit_seconds,
             self.session.prequential.curve,
             self._steps,
@@ -150,7 +151,14 @@ class Trainer:
         metrics.batch_seconds.observe(seconds)
         for part, value in losses.items():
             metrics.loss.labels(part).set(value)
-        self._steps.append(StepStats(self.state.num_positives, sum(losses.values()), self.ingest.lag_records))
+        self._steps.append(
+            StepStats(
+                self._clock() - self._start,
+                self.state.num_positives,
+                sum(losses.values()),
+                self.ingest.lag_records,
+            )
+        )
         del self._steps[:-_KEPT_STEPS]
         if self.session.prequential.curve:
             _, hit_rate, mrr = self.session.prequential.curve[-1]

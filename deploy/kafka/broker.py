@@ -1,4 +1,4 @@
-"""Run one Apache Kafka broker on loopback until a signal says stop; people and the tests use this same script.
+"""Run one Apache Kafka broker on loopback until a signal says stop; the tests use this same script.
 
 Owns the broker's jars (`build/kafka/libs`, by Maven, once), its data folder and its process. Needs `java`
 17 or newer, and `mvn` while the jars are not there. Never listens beyond loopback; not for production.

@@ -15,8 +15,6 @@ from feature_store.rows import Field, RowLayout
 from stream_trainer.models import losses
 from stream_trainer.models.tower import NumericLayers, Tower, drop
 
-INIT_SCALE = 0.1
-
 
 class ItemInputs(NamedTuple):
     """What the item tower sees."""
@@ -61,8 +59,8 @@ def row_layouts(
 ) -> dict[str, RowLayout]:
     """Return the fields that this model keeps for each item, user and feature value."""
     width, aug = model.embedding_dim, augmented_width(model)
-    item = [Field("embedding", width, "learned", INIT_SCALE)]
-    user = [Field("embedding", width, "learned", INIT_SCALE)] if model.use_user_id else []
+    item = [Field("embedding", width, "learned", model.init_scale)]
+    user = [Field("embedding", width, "learned", model.init_scale)] if model.use_user_id else []
     if aug:
         item.append(Field("augmented", aug, "learned"))
         if model.user_augmented == "learned":
@@ -75,7 +73,7 @@ def row_layouts(
     user += [Field("history", model.history_length, "int", -1)]
     user += [Field("values", sum(features.user_categorical.values()), "int", -1)]
     user += [Field("numbers", len(features.user_numeric), "float", float("nan"))]
-    value = [Field("embedding", width, "learned", INIT_SCALE)]
+    value = [Field("embedding", width, "learned", model.init_scale)]
     return {
         "item": RowLayout(tuple(item), optimiser),
         "user": RowLayout(tuple(user), optimiser),

@@ -1,0 +1,120 @@
+"""How a daemon speaks to its operators: log lines, the metrics endpoint, stop signals and exit codes.
+
+Owns the process-wide state of logging and signals, changed only when called from a `__main__`. Never decides
+what is logged or measured, and never opens a socket beyond loopback.
+"""
+
+import _thread
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+from feature_store.errors import DualstreamError, SettingsError
+
+log = logging.getLogger(__name__)
+
+_LOOPBACK = "127.0.0.1"
+_CHATTY_LIBRARIES = ("apscheduler", "kafka", "matplotlib")
+_INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
+
+
+class _OneLine(logging.Formatter):
+    """UTC ISO time, level, logger, text: one line per event, tracebacks too, so that lines can be counted."""
+
+    def __init__(self) -> None:
+        line = "{asctime}.{msecs:03.0f}Z {levelname} {name}: {message}"
+        super().__init__(line, "%Y-%m-%dT%H:%M:%S", style="{")
+        self.converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        return " | ".join(super().format(record).splitlines())
+
+
+def configure_logging(level: str = "INFO") -> None:
+    """Send log events to stderr, one line each; a second call replaces the first.
+
+    Libraries that tell of every connection are heard from WARNING on.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for library in _CHATTY_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def serve_metrics(port: int, registry: CollectorRegistry) -> Callable[[], None] | None:
+    """Serve `/metrics` on loopback and return what stops it; None for port -1. Port 0 is any free one.
+
+    Raises:
+        SettingsError: the port is taken.
+    """
+    if port < 0:
+        return None
+    try:
+        server, thread = start_http_server(port, addr=_LOOPBACK, registry=registry)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot serve metrics on {_LOOPBACK}:{port}: {error.strerror}; choose another port by "
+            "metrics.trainer_port or metrics.refresher_port (0 = any free one, -1 = none)"
+        ) from None
+    log.info("metrics at http://%s:%d/metrics", _LOOPBACK, server.server_port)
+
+    def close() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return close
+
+
+class StopSignals:
+    """Turns the first SIGTERM or SIGINT into a request to stop; a second one kills the process.
+
+    Use it in the main thread, as a context manager: leaving it puts the former handlers back.
+    """
+
+    def __init__(self) -> None:
+        self.requested = threading.Event()
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._former[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def wait(self, seconds: float) -> bool:
+        """Return whether a stop was requested, after at most this long."""
+        return self.requested.wait(seconds)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        for each in self._former:
+            signal.signal(each, signal.SIG_DFL)
+        # Not here: the handler may have interrupted this very thread while it holds the event's lock.
+        _thread.start_new_thread(self.requested.set, ())
+
+
+def run_main(main: Callable[[], int | None]) -> int:
+    """Return the exit code of `main`: our own errors end in one line on stderr and their code.
+
+    What is not ours is a bug and propagates.
+    """
+    try:
+        return main() or 0
+    except DualstreamError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _INTERRUPTED

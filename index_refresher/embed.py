@@ -1,0 +1,206 @@
+"""From the feature store to embeddings: all live items under one commit's towers, and queries under a generation's.
+
+Owns the reading of rows for serving. Never writes anything, and never trains: no dropout, no gradient. What is searched by inner product is the
+tower's output over the temperature, with one column more: log popularity for items and its weight for queries.
+Legend: N items, Q queries, D embedding width (one more than the tower's where popularity counts), W row width, L history length.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from feature_store.configuration import FeatureSettings, ModelSettings
+from feature_store.errors import StoreError
+from feature_store.rows import RowLayout
+from feature_store.store import CommitInfo, FeatureStoreReader
+from stream_trainer.models.dat import Dat, ItemInputs, UserInputs, augmented_width, row_layouts
+from stream_trainer.models.tower import pool_history, pool_values
+
+F32 = npt.NDArray[np.float32]
+
+
+class EmbeddedCorpus(NamedTuple):
+    """All items that may be recommended, under the towers of one commit."""
+
+    commit: CommitInfo
+    item_ids: list[str]
+    embeddings_ND: F32
+    popularity_N: F32
+    towers: bytes
+    model: str
+
+
+class QueryEmbeddings(NamedTuple):
+    """Queries ready to be searched. `known_Q`: the user has a history; `history`: item IDs, the newest last."""
+
+    embeddings_QD: F32
+    known_Q: npt.NDArray[np.bool_]
+    history: list[list[str]]
+
+
+class _Rows(NamedTuple):
+    """Rows (n, W) of one table, as they are stored."""
+
+    layout: RowLayout
+    data_nW: F32
+
+    def floats(self, name: str) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.data_nW[:, self.layout.span(name)]))
+
+    def ints(self, name: str) -> Tensor:
+        return torch.from_numpy(
+            np.ascontiguousarray(self.data_nW.view(np.int32)[:, self.layout.span(name)])
+        ).long()
+
+
+class _Scorer:
+    """The model of one commit over rows as they are read: what corpus and queries have in common."""
+
+    def __init__(self, towers: bytes, model: str, reader: FeatureStoreReader) -> None:
+        stored = json.loads(model)
+        self.settings = ModelSettings(**stored["model"])
+        self.features = FeatureSettings(**stored["features"])
+        self.half_life = float(stored["learning"]["frequency_half_life"])
+        self.reader = reader
+        self._seed = int(stored["learning"]["seed"])
+        self._layouts = row_layouts(self.settings, self.features, stored["learning"]["rows_optimiser"])
+        self._value_keys = [value for _, value in reader.items("value_number")]
+        self.model = Dat(self.settings, self.features)
+        self.model.load_state_dict(safetensors.torch.load(towers))
+        self.model.eval()
+
+    def rows(self, table: str, keys: list[bytes]) -> tuple[_Rows, npt.NDArray[np.bool_]]:
+        """Read rows; IDs that have none get those of new IDs, and False."""
+        layout = self._layouts[table]
+        values = self.reader.get(table, keys)
+        known = np.array([value is not None for value in values], bool)
+        data = layout.new_rows(self._seed, keys)
+        if known.any():
+            stored = b"".join(value for value in values if value is not None)
+            data[known] = np.frombuffer(stored, np.float32).reshape(-1, layout.width)
+        return _Rows(layout, data), known
+
+    def pooled_values(self, codes_nC: Tensor, counts: list[int]) -> Tensor | None:
+        """Return the embeddings of categorical values, pooled per feature; values newer than this view count as missing."""
+        if not counts:
+            return None
+        if len(self._value_keys) <= int(codes_nC.max()):
+            self._value_keys = [value for _, value in self.reader.items("value_number")]
+        codes_nC = codes_nC.masked_fill(codes_nC >= len(self._value_keys), -1)
+        unique, inverse = np.unique(codes_nC.numpy(), return_inverse=True)
+        missing = int(unique[0] < 0)
+        rows, _ = self.rows("value", [self._value_keys[code] for code in unique[missing:].tolist()])
+        places = torch.from_numpy(inverse.reshape(codes_nC.shape) - missing)
+        return pool_values(rows.floats("embedding"), places, counts)
+
+    def item_embeddings(self, rows: _Rows) -> F32:
+        """Return p_v of rows (n, D of the tower)."""
+        counts = list(self.features.item_categorical.values())
+        inputs = ItemInputs(
+            rows.floats("embedding"),
+            rows.floats("augmented") if augmented_width(self.settings) else None,
+            self.pooled_values(rows.ints("values"), counts),
+            rows.floats("numbers"),
+        )
+        with torch.no_grad():
+            embedded: F32 = self.model.embed_items(inputs).numpy()
+        return embedded
+
+
+def embed_corpus(reader: FeatureStoreReader, batch_size: int = 8192) -> EmbeddedCorpus:
+    """Embed every live item under the towers of the commit that the reader shows.
+
+    Raises:
+        StoreError: nothing is committed yet.
+    """
+    meta = dict(reader.items("meta"))
+    towers = reader.get("dense", [b"weights"])[0]
+    if towers is None or b"config" not in meta:
+        raise StoreError("the feature store holds no commit with a model yet; let stream-trainer commit first")
+    model = meta[b"config"].decode()
+    progress = msgpack.unpackb(meta[b"progress"])
+    scorer = _Scorer(towers, model, reader)
+    ids_of = [value for _, value in reader.items("item_number")]
+    places = {
+        int.from_bytes(value, "big", signed=True): int.from_bytes(key, "big")
+        for key, value in reader.items("corpus")
+    }
+    keys = [ids_of[places[place]] for place in sorted(places) if place >= 0]
+    embedded, popularity = [], []
+    for start in range(0, len(keys), batch_size):
+        rows, _ = scorer.rows("item", keys[start : start + batch_size])
+        embedded.append(scorer.item_embeddings(rows))
+        age_n = rows.ints("frequency_at")[:, 0].numpy().astype(np.float64) - progress["num_positives"]
+        count_n = rows.floats("frequency")[:, 0].numpy() * np.exp2(age_n / scorer.half_life)
+        popularity.append(count_n.astype(np.float32))
+    width = scorer.settings.output_dim
+    p_ND = np.concatenate(embedded) if embedded else np.zeros((0, width), np.float32)
+    popularity_N = np.concatenate(popularity) if popularity else np.zeros(0, np.float32)
+    return EmbeddedCorpus(
+        reader.commit_info,
+        [key.decode() for key in keys],
+        _with_popularity(p_ND, popularity_N, scorer.settings),
+        popularity_N,
+        towers,
+        model,
+    )
+
+
+def _with_popularity(p_ND: F32, popularity_N: F32, settings: ModelSettings) -> F32:
+    """Append the column that adds weight × log frequency to every score; one pseudo-count an item, so that none is -inf."""
+    if not settings.popularity_weight or not len(p_ND):
+        return p_ND
+    shares_N = (popularity_N + 1) / (popularity_N.sum() + len(popularity_N))
+    column_N1 = (settings.popularity_weight * np.log(shares_N * len(shares_N))).astype(np.float32)[:, None]
+    return np.concatenate([p_ND, column_N1], axis=1)
+
+
+class QueryEmbedder:
+    """The user tower of one generation over the newest committed rows. For one thread at a time, as its reader."""
+
+    def __init__(self, towers: bytes, model: str, reader: FeatureStoreReader) -> None:
+        self._scorer = _Scorer(towers, model, reader)
+        self._item_keys: list[bytes] = []
+
+    def embed(self, user_ids: Sequence[str]) -> QueryEmbeddings:
+        """Embed users as they stand in the reader's commit; unknown users get the embedding of an empty history."""
+        scorer = self._scorer
+        rows, known_Q = scorer.rows("user", [user.encode() for user in user_ids])
+        codes_QL = rows.ints("history").numpy()
+        settings = scorer.settings
+        has_mean = augmented_width(settings) and settings.user_augmented == "running_mean"
+        has_learned = augmented_width(settings) and settings.user_augmented == "learned"
+        inputs = UserInputs(
+            rows.floats("embedding") if settings.use_user_id else None,
+            self._pool(codes_QL) if settings.history_length else None,
+            rows.floats("mean") if has_mean else rows.floats("augmented") if has_learned else None,
+            scorer.pooled_values(rows.ints("values"), list(scorer.features.user_categorical.values())),
+            rows.floats("numbers"),
+        )
+        with torch.no_grad():
+            p_QD = scorer.model.embed_users(inputs).numpy() / settings.temperature
+        if settings.popularity_weight:
+            p_QD = np.concatenate([p_QD, np.ones((len(p_QD), 1), np.float32)], axis=1)
+        history = [self._ids(codes[codes >= 0]) for codes in codes_QL]
+        if settings.history_length:
+            known_Q = known_Q & (codes_QL >= 0).any(1)
+        return QueryEmbeddings(p_QD.astype(np.float32), known_Q, history)
+
+    def _pool(self, codes_QL: npt.NDArray[np.int64]) -> Tensor:
+        unique, inverse = np.unique(codes_QL, return_inverse=True)
+        missing = int(len(unique) > 0 and unique[0] < 0)
+        rows, _ = self._scorer.rows("item", [key.encode() for key in self._ids(unique[missing:])])
+        places = torch.from_numpy(inverse.reshape(codes_QL.shape) - missing)
+        return pool_history(rows.floats("embedding"), places)
+
+    def _ids(self, codes: npt.NDArray[np.int64]) -> list[str]:
+        if len(codes) and int(codes.max()) >= len(self._item_keys):
+            self._item_keys = [value for _, value in self._scorer.reader.items("item_number")]
+        return [self._item_keys[code].decode() for code in codes.tolist()]

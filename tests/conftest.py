@@ -1,0 +1,69 @@
+"""Fixtures that several test folders share: the real Kafka broker, started only when a test asks for it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+BROKER = Path(__file__).resolve().parent.parent / "deploy" / "kafka" / "broker.py"
+JARS = BROKER.parent.parent.parent / "build" / "kafka" / "libs"
+
+RunBroker = Callable[..., AbstractContextManager[str]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Allow what kafka-python 3.0 does and we cannot help, and no more.
+
+    It loads its protocol by functions that Python 3.11 calls deprecated, and leaves it to the garbage collector to
+    close a socket whose connection was refused (one that has no local address).
+    """
+    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+    config.addinivalue_line("filterwarnings", r"ignore:unclosed .*laddr=\('0\.0\.0\.0':ResourceWarning")
+
+
+@contextmanager
+def _running_broker(data: Path, port: int = 0) -> Iterator[str]:
+    """Run the broker script on `data` and yield its address; stop it as an operator would."""
+    command = [sys.executable, str(BROKER), "--port", str(port), "--data", str(data)]
+    log = data / "broker.log"
+    with log.open("ab") as errors:
+        broker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert broker.stdout is not None
+        try:
+            address = broker.stdout.readline().strip()
+            if not address:
+                pytest.fail(f"the Kafka broker did not start:\n{log.read_text()[-4000:]}")
+            yield address
+        finally:
+            broker.send_signal(signal.SIGTERM)
+            broker.wait()
+            broker.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def kafka_broker() -> RunBroker:
+    """A function that runs a broker of one's own on a data folder, for tests that stop it.
+
+    Skips without Java, or without Maven while the jars are missing; in CI that is a failure.
+    """
+    needed = ["java"] if JARS.is_dir() else ["java", "mvn"]
+    missing = [tool for tool in needed if shutil.which(tool) is None]
+    if missing:
+        reason = f"the Kafka broker needs {' and '.join(missing)}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return _running_broker
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(kafka_broker: RunBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a broker that the whole session shares: use topic names of your own."""
+    with kafka_broker(tmp_path_factory.mktemp("kafka")) as address:
+        yield address

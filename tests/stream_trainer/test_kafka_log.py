@@ -1,0 +1,150 @@
+"""What only a real broker can show: outages, retention, damage, client settings, reported progress."""
+
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient
+from kafka import TopicPartition as KafkaPartition
+
+from feature_store.configuration import LogSettings
+from feature_store.errors import LogError, OffsetLostError, SettingsError
+from stream_trainer.event_log import Record, TopicPartition
+from stream_trainer.kafka_log import KafkaEventLog
+from stream_trainer.kafka_reader import KafkaReader
+
+CLICKS = TopicPartition("clicks", 0)
+
+
+def settings(address: str, **client: str | int | float | bool) -> LogSettings:
+    return LogSettings(kind="kafka", bootstrap_servers=address, client=client, group_id="progress-test")
+
+
+def read(reader: KafkaReader, count: int, within_s: float = 20) -> list[Record]:
+    records: list[Record] = []
+    deadline_s = time.monotonic() + within_s
+    while len(records) < count and time.monotonic() < deadline_s:
+        records += reader.poll(1000, 0.2)
+    return records
+
+
+def append(log: KafkaEventLog, topic: str, *values: bytes) -> None:
+    writer = log.writer()
+    for value in values:
+        writer.send(topic, b"k", value, 1)
+        writer.flush()  # a batch each
+    writer.close()
+
+
+def test_unknown_client_settings_are_named_before_anything_connects() -> None:
+    with pytest.raises(SettingsError, match=r"log\.client\.sasl_mechanisms"):
+        KafkaEventLog(settings("127.0.0.1:1", sasl_mechanisms="PLAIN"))
+    with pytest.raises(SettingsError, match=r"log\.client\.enable_auto_commit"):
+        KafkaEventLog(settings("127.0.0.1:1", enable_auto_commit=True))
+
+
+def test_client_settings_reach_the_clients_that_know_them(kafka_bootstrap: str) -> None:
+    log = KafkaEventLog(settings(kafka_bootstrap, client_id="ours", fetch_max_wait_ms=123, batch_size=4567))
+    reader, writer = log.reader(), log.writer()
+    assert (reader._consumer.config["fetch_max_wait_ms"], reader._consumer.config["client_id"]) == (
+        123,
+        "ours",
+    )
+    assert writer._producer.config["batch_size"] == 4567
+    log.partitions([])
+    assert log._admin_client.config["client_id"] == "ours"
+    for thing in (reader, writer, log):
+        thing.close()
+
+
+def test_an_impossible_client_setting_is_a_settings_error(kafka_bootstrap: str) -> None:
+    log = KafkaEventLog(settings(kafka_bootstrap, compression_type="tape"))
+    with pytest.raises(SettingsError, match="tape"):
+        log.writer()
+
+
+def test_no_broker_is_a_log_error() -> None:
+    with pytest.raises(LogError, match=r"127\.0\.0\.1:1\b"):
+        KafkaEventLog(settings("127.0.0.1:1", bootstrap_timeout_ms=200)).reader()
+
+
+def test_retention_is_noticed_when_assigning_and_when_polling(kafka_bootstrap: str) -> None:
+    log = KafkaEventLog(settings(kafka_bootstrap))
+    topic = f"retention-{uuid.uuid4().hex[:8]}"
+    log.create_topics({topic: 1})
+    partition = TopicPartition(topic, 0)
+    reader = log.reader()
+    reader.assign({partition: 0})
+    reader.pause([partition])
+    append(log, topic, *(b"%d" % number for number in range(10)))
+    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    admin.delete_records({KafkaPartition(topic, 0): 6})
+    admin.close()
+    assert log.beginning_offsets([partition]) == {partition: 6}
+    reader.resume([partition])
+    with pytest.raises(OffsetLostError, match=r"next is 0, .* before 6: 6 records"):
+        read(reader, 10, within_s=5)
+    with pytest.raises(OffsetLostError, match=r"next is 4, .* before 6: 2 records"):
+        reader.assign({partition: 4})
+    reader.assign({partition: 6})
+    assert [record.offset for record in read(reader, 4)] == [6, 7, 8, 9]
+    reader.close()
+    log.close()
+
+
+def test_progress_is_there_for_operators(kafka_bootstrap: str) -> None:
+    log = KafkaEventLog(settings(kafka_bootstrap))
+    topic = f"progress-{uuid.uuid4().hex[:8]}"
+    log.create_topics({topic: 1})
+    append(log, topic, b"a", b"b")
+    reader = log.reader()
+    reader.assign({TopicPartition(topic, 0): 0})
+    reader.report_progress({TopicPartition(topic, 0): 1})
+    reader.report_progress({TopicPartition(topic, 0): 2})
+    reader.close()
+    log.close()
+    admin = KafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    (committed,) = admin.list_group_offsets(["progress-test"]).values()
+    admin.close()
+    assert committed[KafkaPartition(topic, 0)].offset == 2
+
+
+def flip_a_bit_of(segment: Path, needle: bytes) -> None:
+    content = bytearray(segment.read_bytes())
+    content[content.index(needle)] ^= 1
+    segment.write_bytes(content)
+
+
+def test_an_outage_is_waited_out_and_damage_stops_the_reader(
+    tmp_path: Path, kafka_broker: Callable[..., AbstractContextManager[str]]
+) -> None:
+    with kafka_broker(tmp_path) as address:
+        log = KafkaEventLog(settings(address))
+        log.create_topics({"clicks": 1})
+        append(log, "clicks", b"before")
+        reader = log.reader()
+        reader.assign({CLICKS: 0})
+        assert [record.value for record in read(reader, 1)] == [b"before"]
+    started_s = time.monotonic()
+    assert reader.poll(10, 0.5) == []
+    assert time.monotonic() - started_s < 1.5
+    assert reader.end_offsets() == {CLICKS: 1}
+    reader.report_progress({CLICKS: 1})
+    with kafka_broker(tmp_path, port=int(address.split(":")[1])):
+        append(log, "clicks", b"after", b"needle", b"last")
+        assert [record.value for record in read(reader, 3)] == [b"after", b"needle", b"last"]
+    (segment,) = (tmp_path / "logs" / "clicks-0").glob("*.log")
+    flip_a_bit_of(segment, b"needle")
+    with kafka_broker(tmp_path, port=int(address.split(":")[1])):
+        damaged = log.reader()
+        damaged.assign({CLICKS: 0})
+        assert [record.value for record in read(damaged, 2)] == [b"before", b"after"]
+        for _ in range(2):
+            with pytest.raises(LogError, match=r"clicks.*offset 2.*crc"):
+                read(damaged, 1, within_s=5)
+        damaged.close()
+        reader.close()
+        log.close()
