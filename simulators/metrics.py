@@ -16,7 +16,7 @@ def middle_ranks(
     target_Q: npt.NDArray[np.integer],
     excluded: Sequence[npt.ArrayLike],
 ) -> Ranks:
-    """Return the rank (Q,) of each query's target, from 1, among the items that are not excluded for that query.
+    """Return the rank (Q,) of each query's target, from 1, among the items not excluded for that query.
 
     Items of equal score share the middle of their places, which is the mean over all orders of them: a model
     that scores all items alike ranks as random does, in the middle, and not first. `excluded` holds each

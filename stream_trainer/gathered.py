@@ -17,20 +17,21 @@ I64 = npt.NDArray[np.int64]
 
 
 class GatheredRows:
-    """Distinct rows of one table: `leaf` is their learned part, where gradients arrive."""
+    """Distinct rows of one table. Each learned field is a leaf of its own, contiguous, where its gradient arrives."""
 
     def __init__(self, table: RowTable, slots: I64, learn: bool) -> None:
         self._table = table
         self._slots = slots
         self.rows_nW = table.gather(slots)
-        self.leaf_nE = self.rows_nW[:, : table.layout.num_learned].clone().requires_grad_(learn)
+        learned = [field.name for field in table.layout.fields if field.kind == "learned"]
+        self._leaves = {name: self.floats(name).clone().requires_grad_(learn) for name in learned}
 
     def learned(self, name: str) -> Tensor:
-        """Return a learned field (n, width), on the way to the gradient."""
-        return self.leaf_nE[:, self._table.layout.span(name)]
+        """Return a learned field (n, width), where the gradient goes."""
+        return self._leaves[name]
 
     def floats(self, name: str) -> Tensor:
-        """Return a view of a plain field (n, width): writing it changes what `put_back` stores."""
+        """Return a view of a field (n, width): writing a plain one changes what `put_back` stores."""
         return self.rows_nW[:, self._table.layout.span(name)]
 
     def ints(self, name: str) -> Tensor:
@@ -39,9 +40,12 @@ class GatheredRows:
         return self.rows_nW.view(torch.int32)[:, span]
 
     def put_back(self, learning_rate: float) -> None:
-        """Apply the gradient that arrived at the learned part, and write the rows to their table."""
-        if self.leaf_nE.grad is not None:
-            update_rows(self._table.layout, self.rows_nW, self.leaf_nE.grad, learning_rate)
+        """Apply the gradients that arrived at the learned fields, and write the rows to their table."""
+        gradients = [leaf.grad for leaf in self._leaves.values()]
+        if any(gradient is not None for gradient in gradients):
+            leaves = self._leaves.values()
+            parts = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+            update_rows(self._table.layout, self.rows_nW, torch.cat(parts, dim=1), learning_rate)
         self._table.scatter(self._slots, self.rows_nW)
 
 

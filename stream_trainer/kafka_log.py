@@ -1,8 +1,7 @@
 """The event log on Apache Kafka.
 
-Owns one admin connection, and the topics as a whole. `kafka_reader` and `kafka_writer` own the records. No
-consumer group is joined: a restart would wait for its old self to time out, and offsets come from the
-feature store.
+Owns the topics as a whole; `kafka_reader` and `kafka_writer` own the records. Never joins a consumer group: a
+restart would wait for its old self to time out, and offsets come from the feature store.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ from stream_trainer.kafka_writer import KafkaWriter
 
 
 class KafkaEventLog:
-    """Keeps `EventLog` on a Kafka cluster. Connects when first asked."""
+    """Keeps `EventLog` on a Kafka cluster. Holds no connection itself."""
 
     def __init__(self, settings: LogSettings) -> None:
         """Check the client settings; connects to nothing.
@@ -37,7 +36,6 @@ class KafkaEventLog:
         """
         check_client_settings(settings)
         self._settings = settings
-        self._admin_client: Any = None
 
     def create_topics(self, num_partitions: Mapping[str, int]) -> None:
         """Make the topics that are missing; leaves those that exist alone.
@@ -47,13 +45,13 @@ class KafkaEventLog:
         Raises:
             LogError: the cluster refuses.
         """
-        with kafka_errors("creating topics"):
+        with self._admin() as admin, kafka_errors("creating topics"):
             for topic, count in num_partitions.items():
                 try:
-                    self._admin().create_topics({topic: {"num_partitions": count}})
+                    admin.create_topics({topic: {"num_partitions": count}})
                 except TopicAlreadyExistsError:
                     continue
-            self._admin().wait_for_topics(list(num_partitions))
+            admin.wait_for_topics(list(num_partitions))
 
     def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
         """All partitions of the topics, sorted.
@@ -83,8 +81,8 @@ class KafkaEventLog:
             MissingTopicError: a topic does not exist.
         """
         self._describe(sorted({partition.topic for partition in partitions}))
-        with kafka_errors("asking for the first offsets"):
-            found = self._admin().list_partition_offsets(
+        with self._admin() as admin, kafka_errors("asking for the first offsets"):
+            found = admin.list_partition_offsets(
                 {KafkaPartition(*partition): OffsetSpec.EARLIEST for partition in partitions}
             )
         return {partition: found[KafkaPartition(*partition)].offset for partition in partitions}
@@ -98,19 +96,15 @@ class KafkaEventLog:
         return KafkaWriter(self._settings, self.partitions)
 
     def close(self) -> None:
-        """Release the admin connection; a second call does nothing."""
-        if self._admin_client is not None:
-            self._admin_client.close()
-            self._admin_client = None
+        """Nothing to release; readers and writers close on their own."""
 
     def _admin(self) -> Any:
-        if self._admin_client is None:
-            self._admin_client = connect(KafkaAdminClient, self._settings)
-        return self._admin_client
+        # One per question: an admin client that has lived through an outage finds no node afterwards.
+        return connect(KafkaAdminClient, self._settings)
 
     def _describe(self, topics: Sequence[str]) -> list[dict[str, Any]]:
-        with kafka_errors("asking for topics"):
-            described: list[dict[str, Any]] = self._admin().describe_topics(list(topics))
+        with self._admin() as admin, kafka_errors("asking for topics"):
+            described: list[dict[str, Any]] = admin.describe_topics(list(topics))
         missing = []
         for topic in described:
             error = for_code(topic["error_code"])

@@ -1,7 +1,8 @@
 """Reads assigned partitions of a Kafka cluster.
 
-Owns a consumer that belongs to no group, and a second one, without partitions, that reports progress: apart,
-because reading must not wait for a group's coordinator. Never commits by itself and never moves an offset by itself.
+Owns a consumer that belongs to no group, and a second one, without partitions, that reports progress and asks
+for end offsets: reading must not wait for a group's coordinator, nor a question behind a fetch that waits half a
+second for new records. Never commits or moves an offset by itself.
 """
 
 import logging
@@ -24,14 +25,13 @@ from stream_trainer.kafka_client import connect, kafka_errors
 
 log = logging.getLogger(__name__)
 
-ANSWER_TIMEOUT_MS = 5000
+ANSWER_TIMEOUT_MS = 2000
 
 
 class KafkaReader:
     """Keeps `EventReader` for Kafka. While brokers are away `poll` returns nothing; then it goes on."""
 
     def __init__(self, settings: LogSettings) -> None:
-        self._settings = settings
         self._consumer: Any = connect(
             KafkaConsumer,
             settings,
@@ -41,10 +41,13 @@ class KafkaReader:
             check_crcs=True,
             max_poll_records=5000,
         )
-        self._committer: Any = None
+        self._side: Any = connect(
+            KafkaConsumer, settings, group_id=settings.group_id, enable_auto_commit=False
+        )
         self._progress: dict[KafkaPartition, OffsetAndMetadata] = {}
         self._ends: dict[TopicPartition, int] = {}
         self._broken: LogError | None = None
+        self._is_closed = False
 
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Read these partitions, each from its next offset, instead of what was assigned before.
@@ -117,7 +120,7 @@ class KafkaReader:
         names = [KafkaPartition(*partition) for partition in self._ends]
         if names:
             try:
-                ends = self._consumer.end_offsets(names, timeout_ms=ANSWER_TIMEOUT_MS)
+                ends = self._side.end_offsets(names, timeout_ms=ANSWER_TIMEOUT_MS)
                 self._ends = {TopicPartition(*name): ends[name] for name in names}
             except KafkaError as error:
                 log.warning("no end offsets from Kafka, keeping the last known: %s", error)
@@ -138,28 +141,22 @@ class KafkaReader:
             for partition, offset in offsets.items()
         }
         try:
-            if self._committer is None:
-                self._committer = connect(
-                    KafkaConsumer,
-                    self._settings,
-                    group_id=self._settings.group_id,
-                    enable_auto_commit=False,
-                    bootstrap_timeout_ms=ANSWER_TIMEOUT_MS,
-                )
-            self._committer.commit_async(self._progress, callback=_log_refusal)
-        except (KafkaError, LogError) as error:
+            self._side.commit_async(self._progress, callback=_log_refusal)
+        except KafkaError as error:
             log.warning("progress was not reported to Kafka: %s", error)
 
     def close(self) -> None:
         """Report the last progress and disconnect; a second call does nothing."""
-        if self._committer is not None:
-            try:
-                self._committer.commit(self._progress, timeout_ms=ANSWER_TIMEOUT_MS)
-            except KafkaError as error:
-                log.warning("progress was not reported to Kafka: %s", error)
-            self._committer.close(autocommit=False)
-            self._committer = None
-        self._consumer.close(autocommit=False)
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            if self._progress:
+                self._side.commit(self._progress, timeout_ms=ANSWER_TIMEOUT_MS)
+        except KafkaError as error:
+            log.warning("progress was not reported to Kafka: %s", error)
+        self._side.close(autocommit=False, timeout_ms=ANSWER_TIMEOUT_MS)
+        self._consumer.close(autocommit=False, timeout_ms=ANSWER_TIMEOUT_MS)
 
 
 def _log_refusal(_offsets: object, answer: object) -> None:

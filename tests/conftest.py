@@ -18,13 +18,8 @@ RunBroker = Callable[..., AbstractContextManager[str]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Allow what kafka-python 3.0 does and we cannot help, and no more.
-
-    It loads its protocol by functions that Python 3.11 calls deprecated, and leaves it to the garbage collector to
-    close a socket whose connection was refused (one that has no local address).
-    """
+    """Let kafka-python load its protocol: it does so by functions that Python 3.11 calls deprecated."""
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
-    config.addinivalue_line("filterwarnings", r"ignore:unclosed .*laddr=\('0\.0\.0\.0':ResourceWarning")
 
 
 @contextmanager

@@ -67,7 +67,8 @@ def write_properties(data: Path, port: int) -> Path:
 def format_once(java: list[str], data: Path, properties: Path) -> None:
     """Give an empty data folder a cluster ID; a folder that has one is left alone."""
     if not (data / "logs" / "meta.properties").exists():
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        encoded = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        cluster_id = f"A{encoded[1:]}"  # the tool takes a leading dash for an option
         command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", properties]
         subprocess.run(command, check=True, stdout=sys.stderr)
 

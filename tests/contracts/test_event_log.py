@@ -93,10 +93,7 @@ def test_records_come_back_in_the_order_of_their_partition(
     reader.assign(from_start(log, topic))
     records = read_all(reader, 500)
     assert len(records) == 500
-    assert {record.partition for record in records} > {0} or {record.partition for record in records} >= {
-        1,
-        2,
-    }
+    assert len({record.partition for record in records}) > 1
     for partition in range(3):
         mine = [record for record in records if record.partition == partition]
         assert [record.offset for record in mine] == list(range(len(mine)))

@@ -1,0 +1,137 @@
+"""One full refresh: embed the corpus of one commit, index it, check it, publish it.
+
+Owns the order of these steps and the rule of when there is nothing to do. Never decides when to run (`scheduling.py`),
+and never replaces a generation by one that failed its checks.
+"""
+
+import itertools
+import json
+import logging
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from feature_store.configuration import RefreshSettings
+from feature_store.errors import GenerationError
+from feature_store.store import CommitInfo, FeatureStoreReader
+from index_refresher import generation
+from index_refresher.checks import CheckFigures, check_embeddings, check_index
+from index_refresher.embed import EmbeddedCorpus, QueryEmbedder, embed_corpus
+from index_refresher.generation import Draft, Manifest, Popular
+from index_refresher.index import F32, ItemIndex
+from index_refresher.metrics import RefresherMetrics
+
+log = logging.getLogger(__name__)
+
+_MAX_POPULAR = 10_200  # the largest serve.max_k and the longest history, which is left out
+_MAX_CHECK_USERS = 256
+
+
+def full_refresh(
+    reader: FeatureStoreReader, settings: RefreshSettings, now_ms: int, metrics: RefresherMetrics
+) -> Manifest | None:
+    """Publish a generation of the newest commit and return its manifest; None where there is nothing to do.
+
+    That is: nothing is committed yet, or the newest generation on disk is of this very commit and whole. The newest, not the one in use,
+    so that a rollback lasts until the trainer commits again. Changed settings alone make no new generation.
+
+    Raises:
+        GenerationError: the checks refused the new generation, or it cannot be written; the one in use stays.
+        StoreError: the store cannot be read.
+    """
+    started_s = time.perf_counter()
+    try:
+        commit = reader.catch_up()
+        if commit.number == 0:
+            metrics.refreshes.labels("empty").inc()
+            return None
+        newest = _newest_whole(settings)
+        if newest is not None:
+            _show(newest, metrics)
+            if CommitInfo(newest.commit, newest.watermark_ms, newest.latest_event_ms) == commit:
+                metrics.refreshes.labels("unchanged").inc()
+                return None
+        corpus = embed_corpus(reader)
+        metrics.items_embedded.inc(len(corpus.item_ids))
+        try:
+            draft = make_draft(corpus, check_queries(corpus, reader), settings)
+        except GenerationError:
+            metrics.checks_failed.set(1)
+            raise
+        manifest = generation.publish(settings.path, draft, now_ms, settings.keep)
+    except Exception:
+        metrics.refreshes.labels("failed").inc()
+        raise
+    metrics.checks_failed.set(0)
+    metrics.refreshes.labels("published").inc()
+    metrics.refresh_seconds.observe(time.perf_counter() - started_s)
+    _show(manifest, metrics)
+    return manifest
+
+
+def make_draft(corpus: EmbeddedCorpus, queries_QD: F32, settings: RefreshSettings) -> Draft:
+    """Build the index and what goes with it, and check it. Pure: nothing is written.
+
+    Raises:
+        GenerationError: a check failed; says which and what to do.
+    """
+    tower_width = int(json.loads(corpus.model)["model"]["output_dim"])
+    spread = check_embeddings(corpus.item_ids, corpus.embeddings_ND, tower_width)
+    index = ItemIndex.build(corpus.item_ids, corpus.embeddings_ND, settings)
+    self_retrieval, recall = check_index(index, corpus.embeddings_ND, queries_QD, settings.min_recall)
+    return Draft(
+        *corpus.commit,
+        index,
+        most_popular(corpus.item_ids, corpus.popularity_N),
+        corpus.towers,
+        corpus.model,
+        CheckFigures(spread=spread, self_retrieval=self_retrieval, recall=recall),
+    )
+
+
+def check_queries(corpus: EmbeddedCorpus, reader: FeatureStoreReader) -> F32:
+    """Return queries to measure recall with: users of the store, as they would be answered; items where there is none.
+
+    Items are poor stand-ins: a user's query is longer, and has a constant in the popularity column.
+    """
+    users = [key.decode() for key, _ in itertools.islice(reader.items("user"), _MAX_CHECK_USERS)]
+    if not users:
+        return corpus.embeddings_ND[:_MAX_CHECK_USERS]
+    queries = QueryEmbedder(corpus.towers, corpus.model, reader).embed(users)
+    finite_Q = np.isfinite(queries.embeddings_QD).all(1)
+    if not finite_Q.all():
+        raise GenerationError(
+            f"the embeddings of {int((~finite_Q).sum())} of {len(users)} users are not finite, first "
+            f"{users[int(finite_Q.argmin())]!r}; lower learning.dense_learning_rate or restore an earlier store"
+        )
+    return queries.embeddings_QD
+
+
+def most_popular(item_ids: Sequence[str], popularity_N: F32, num_items: int = _MAX_POPULAR) -> Popular:
+    """Return the most popular items, best first; among equals the smaller ID first, so that the order is always the same.
+
+    >>> most_popular(["c", "a", "b"], np.array([1, 1, 2], np.float32), 2)
+    Popular(item_ids=('b', 'a'), scores=(2.0, 1.0))
+    """
+    places = np.lexsort((np.array(item_ids), -popularity_N))[:num_items].tolist()
+    return Popular(
+        tuple(item_ids[place] for place in places), tuple(float(popularity_N[place]) for place in places)
+    )
+
+
+def _newest_whole(settings: RefreshSettings) -> Manifest | None:
+    folder = generation.newest(settings.path)
+    if folder is None:
+        return None
+    try:
+        return generation.verify(folder)
+    except GenerationError as error:
+        log.warning("making the newest generation again: %s", error)
+        return None
+
+
+def _show(manifest: Manifest, metrics: RefresherMetrics) -> None:
+    metrics.show_generation(
+        manifest.number, manifest.created_ms, manifest.watermark_ms, manifest.checks.recall
+    )

@@ -1,0 +1,192 @@
+"""`make bench`: what durability and streaming cost against a plain in-memory loop, side by side in one run.
+
+Prints a table and writes build/bench.json. Each round measures every row once, in turn, so that a machine whose speed drifts treats them alike; the
+medians over the rounds and their ratios are what to quote.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from prometheus_client import CollectorRegistry
+from reference import Floor, PlainLoop
+from rich.console import Console
+from rich.table import Table
+from workload import (
+    BATCH,
+    HIDDEN,
+    NEGATIVES,
+    NUM_ITEMS,
+    NUM_USERS,
+    LearnStep,
+    batches,
+    configuration,
+    fill_store,
+    warm,
+    write_events,
+)
+
+from feature_store.configuration import Configuration
+from feature_store.store import FeatureStore
+from simulators.replay import create_topics
+from stream_trainer.metrics import TrainerMetrics
+from stream_trainer.open_log import open_log
+from stream_trainer.trainer import Trainer
+
+ROWS = {
+    "a": "plain in-memory PyTorch loop",
+    "b": "learn step alone",
+    "c": "end to end, file log, commits",
+    "d": "end to end, Kafka, commits",
+    "e": "matrix products alone (floor)",
+}
+TARGETS = {"b": 1.0, "c": 0.5, "d": 0.35}
+_BROKER = Path(__file__).parents[2] / "deploy" / "kafka" / "broker.py"
+
+
+class EndToEnd:
+    """A trainer over a warm state that learns one freshly written segment of the log at a time."""
+
+    def __init__(self, config: Configuration, num_positives: int) -> None:
+        self._config = config
+        self._num_positives = num_positives
+        self._segment = 0
+        self._log = open_log(config.log)
+        create_topics(self._log, config.topics)
+        self._store = FeatureStore(config.store.path)
+        self._trainer = Trainer(
+            config, self._log, self._store, TrainerMetrics(CollectorRegistry()), until_end=True
+        )
+        warm(self._trainer.state)
+
+    def positives_per_second(self) -> float:
+        """Write a segment, then time the trainer from its first poll to its last commit."""
+        write_events(self._log, self._config, self._segment, self._num_positives)
+        self._segment += 1
+        before = self._trainer.state.num_positives
+        start = time.perf_counter()
+        self._trainer.run(threading.Event())
+        seconds = time.perf_counter() - start
+        learned = self._trainer.state.num_positives - before
+        if learned != self._num_positives:
+            raise RuntimeError(f"learned {learned} of {self._num_positives} positives: the bench skips work")
+        return learned / seconds
+
+    def close(self) -> None:
+        """Release everything."""
+        self._trainer.close()
+        self._store.close()
+        self._log.close()
+
+
+def time_steps(step: Callable[[torch.Tensor, torch.Tensor], None], num_batches: int, seed: int) -> float:
+    """Return positives per second over some batches, two more being run first."""
+    for pair in batches(2, seed + 1):
+        step(*pair)
+    start = time.perf_counter()
+    for pair in batches(num_batches, seed):
+        step(*pair)
+    return num_batches * BATCH / (time.perf_counter() - start)
+
+
+def start_broker(folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """Start our own broker on a free port; return it and its address."""
+    command = [sys.executable, str(_BROKER), "--port", "0", "--data", str(folder / "kafka")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[-1]
+    return process, address
+
+
+def measure(folder: Path, rounds: int, num_batches: int, num_positives: int) -> dict[str, list[float]]:
+    """Return positives per second of each row, one value a round."""
+    console = Console()
+    torch.set_num_threads(2)
+    plain, floor = PlainLoop(NUM_USERS, NUM_ITEMS, HIDDEN, BATCH, NEGATIVES), Floor(HIDDEN, BATCH, NEGATIVES)
+    file_config = configuration(folder)
+    alone = LearnStep(file_config)
+    console.print("filling a store of Amazon Books' size …")
+    fill_store(file_config)
+    shutil.copytree(folder / "store", folder / "kafka-store")
+    broker, address = start_broker(folder)
+    kafka_config = configuration(
+        folder,
+        f"store.path={folder / 'kafka-store'}",
+        "log.kind=kafka",
+        f"log.bootstrap_servers={address}",
+    )
+    streams = [EndToEnd(file_config, num_positives), EndToEnd(kafka_config, num_positives)]
+    rows: dict[str, Callable[[int], float]] = {
+        "a": lambda seed: time_steps(plain.step, num_batches, seed),
+        "b": lambda seed: time_steps(alone.step, num_batches, seed),
+        "c": lambda seed: streams[0].positives_per_second(),
+        "d": lambda seed: streams[1].positives_per_second(),
+        "e": lambda seed: time_steps(lambda users, items: floor.step(), num_batches, seed),
+    }
+    figures: dict[str, list[float]] = {name: [] for name in rows}
+    try:
+        for number in range(rounds + 1):
+            measured = {name: run(10 * number) for name, run in rows.items()}
+            label = "warm-up" if number == 0 else f"round {number}"
+            console.print(f"{label}: " + ", ".join(f"{k} {v:,.0f}/s" for k, v in measured.items()))
+            if number:
+                for name, value in measured.items():
+                    figures[name].append(value)
+    finally:
+        for stream in streams:
+            stream.close()
+        broker.terminate()
+        broker.wait()
+    return figures
+
+
+def show(figures: dict[str, list[float]]) -> Table:
+    """Return the table: medians, ratios to (a) round by round, and what is to be reached."""
+    table = Table(
+        title=f"positives per second; batch {BATCH}, S = {NEGATIVES}, {NUM_USERS:,} users, {NUM_ITEMS:,} items"
+    )
+    for column in ("row", "what", "median", "min", "max", "÷ (a), median", "at least"):
+        table.add_column(column, justify="left" if column in ("row", "what") else "right")
+    for name, values in figures.items():
+        ratio = median_ratio(figures, name)
+        numbers = (f"{f(values):,.0f}" for f in (statistics.median, min, max))
+        table.add_row(f"({name})", ROWS[name], *numbers, f"{ratio:.2f}", f"{TARGETS.get(name, '')}")
+    return table
+
+
+def median_ratio(figures: dict[str, list[float]], name: str) -> float:
+    """Return the median over the rounds of a row ÷ (a) of the same round."""
+    return statistics.median(x / a for x, a in zip(figures[name], figures["a"], strict=True))
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=20, help="batches a round of (a), (b), (e)")
+    parser.add_argument("--positives", type=int, default=60 * BATCH, help="positives a round of (c), (d)")
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="dualstream-bench-") as folder:
+        figures = measure(Path(folder), args.rounds, args.batches, args.positives)
+    Console().print(show(figures))
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    result = {
+        "positives_per_second": figures,
+        "ratios_to_a": {name: median_ratio(figures, name) for name in figures},
+        "at_least": TARGETS,
+    }
+    args.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
