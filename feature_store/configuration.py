@@ -141,7 +141,7 @@ class LearningSettings(_Section):
         200_000, gt=0, description="positives after which a past positive counts half in an item's frequency"
     )
     rows_optimiser: Literal["adam", "adagrad"] = Field("adam", description="adagrad is row-wise: one number a row")
-    rows_learning_rate: float = Field(1e-3, gt=0, description="of per-ID rows")
+    rows_learning_rate: float = Field(2e-3, gt=0, description="of per-ID rows")
     dense_learning_rate: float = Field(1e-3, gt=0, description="of tower weights (Adam)")
     num_threads: int = Field(2, ge=1, le=256, description="of torch; part of what makes results bit-identical")
     commit_interval_seconds: float = Field(10.0, ge=0, description="time between commits")

@@ -98,7 +98,8 @@ def configuration_from(args: argparse.Namespace) -> Configuration:
 
 
 def _merge(layers: Sequence[Tree]) -> Tree:
-    return dict(_Merged(**{"layers": layers}).model_extra or {})
+    values: dict[str, Any] = {"layers": layers}
+    return dict(_Merged(**values).model_extra or {})
 
 
 def _sections() -> dict[str, type[BaseModel]]:

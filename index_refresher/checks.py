@@ -31,27 +31,30 @@ class CheckFigures(BaseModel):
 
 
 def check_embeddings(item_ids: Sequence[str], embeddings_ND: F32, tower_width: int) -> float:
-    """Return how far apart the items are: the distance from their mean over their length, as root mean squares.
+    """Return how far apart the items are: distance from their mean over length, as root mean squares.
 
-    Only the first `tower_width` columns count for that: a popularity column differs between items even when the towers died.
+    Only the first `tower_width` columns count: a popularity column differs between items even when the towers
+    died.
 
     Raises:
         GenerationError: there is no item, an embedding is not finite, or the towers collapsed.
     """
     if not len(embeddings_ND):
-        raise GenerationError("no item is live in the feature store, so there is nothing to recommend; send items first")
-    finite_N = np.isfinite(embeddings_ND).all(1)
+        raise GenerationError(
+            "no item is live in the feature store, so there is nothing to recommend; send items first"
+        )
+    finite_N = np.asarray(np.isfinite(embeddings_ND).all(axis=1))
     if not finite_N.all():
         raise GenerationError(
             f"the embeddings of {int((~finite_N).sum())} of {len(finite_N)} items are not finite, first "
-            f"{item_ids[int(finite_N.argmin())]!r}; lower learning.dense_learning_rate or restore an earlier store"
+            f"{item_ids[int(finite_N.argmin())]!r}; lower learning.dense_learning_rate, or restore the store"
         )
     spread = _spread(embeddings_ND[:, :tower_width])
     if len(embeddings_ND) > 1 and spread < _MIN_SPREAD:
         raise GenerationError(
-            f"the model has collapsed: all {len(embeddings_ND)} items have nearly the same embedding (spread {spread:.1e}, "
-            f"at least {_MIN_SPREAD:g} is needed), so every user would get the same answer; set model.last_relu = false and "
-            "model.temperature = 0.1, or model.preset = 'default'"
+            f"the model has collapsed: all {len(embeddings_ND)} items have nearly the same embedding (spread "
+            f"{spread:.1e}, at least {_MIN_SPREAD:g} is needed), so all users would get the same answer; set "
+            "model.last_relu = false and model.temperature = 0.1, or model.preset = 'default'"
         )
     return spread
 
@@ -61,8 +64,9 @@ def check_index(
 ) -> tuple[float, float]:
     """Return the share of items that find themselves, and the queries' recall against exact search.
 
-    Embeddings are not of unit length, so an item need not be its own best match: it passes where what comes first scores at
-    least what the item itself does. Scores and IDs must agree for all answers: that finds IDs in the wrong order.
+    Embeddings are not of unit length, so an item need not be its own best match: it passes where what comes
+    first scores at least what the item itself does. Scores and IDs must agree in all answers: that finds IDs
+    in wrong order.
 
     Raises:
         GenerationError: an answer's score is not its item's, or too few answers are right.
@@ -85,8 +89,8 @@ def check_index(
     for name, figure in (("self-retrieval", self_retrieval), ("recall against exact search", recall)):
         if figure < min_recall:
             raise GenerationError(
-                f"{name} of the {index.kind} index is {figure:.3f}, below refresh.min_recall = {min_recall:g}; raise "
-                "refresh.ivf_nprobe, or refresh.ivf_from_items for exact search"
+                f"{name} of the {index.kind} index is {figure:.3f}, less than refresh.min_recall = "
+                f"{min_recall:g}; raise refresh.ivf_nprobe, or refresh.ivf_from_items for exact search"
             )
     return self_retrieval, recall
 
@@ -104,8 +108,8 @@ def _checked_scores(
     if wrong_QK.any():
         query, rank = np.argwhere(wrong_QK)[0]
         raise GenerationError(
-            f"the index gives item {found.item_ids[query][rank]!r} the score {scores_QK[query, rank]:.6g}, but its embedding "
-            f"gives {true_QK[query, rank]:.6g}: vectors and IDs do not belong together"
+            f"the index scores item {found.item_ids[query][rank]!r} {scores_QK[query, rank]:.6g}, but its "
+            f"embedding gives {true_QK[query, rank]:.6g}: vectors and IDs do not belong together"
         )
     return scores_QK
 
@@ -115,10 +119,10 @@ def _tolerance(scale: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _spread(embeddings_NT: F32) -> float:
-    """Return the items' distance from their mean over their length, both root mean squares; 0 where all are zero.
+    """Return the items' distance from their mean over their length, root mean squares; 0 where all are zero.
 
-    >>> _spread(np.array([[1, 1], [1, -1]], np.float32)), _spread(np.zeros((3, 2), np.float32))
-    (0.7071067811865476, 0.0)
+    >>> round(_spread(np.array([[1, 1], [1, -1]], np.float32)), 3), _spread(np.zeros((3, 2), np.float32))
+    (0.707, 0.0)
     """
     p_NT = embeddings_NT.astype(np.float64)
     length = float(np.sqrt((p_NT**2).sum(1).mean()))

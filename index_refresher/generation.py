@@ -1,68 +1,33 @@
 """Generations on disk: one folder each, whole or not there at all, and which of them is in use.
 
-Owns the folder `refresh.path`: generations `<number>-<commit>`, the file CURRENT that names the one in use, and a lock for writers.
-Never builds or judges what it is given (`refresher.py`), and never reads the clock. A folder is complete before it gets
-its name, and CURRENT is replaced in one step, so a crash anywhere leaves the generation in use as it was.
+Owns the folder `refresh.path`: generations `<number>-<commit>`, the file CURRENT that names the one in use,
+and a lock for writers. Never builds or judges what it is given (`refresher.py`), and never reads the clock. A
+folder is complete before it gets its name, and CURRENT is replaced in one step, so a crash anywhere leaves
+the generation in use as it was.
 """
 
 import fcntl
-import hashlib
-import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
 import msgpack
-from pydantic import BaseModel, ConfigDict
 
 from feature_store.errors import GenerationError
 from index_refresher.checks import CheckFigures
 from index_refresher.index import ItemIndex
+from index_refresher.manifest import FILES, MANIFEST, Manifest, encode_manifest, make_manifest, verify
 
-FORMAT_VERSION = 1
-FILES = ("index.faiss", "items.msgpack", "popular.msgpack", "towers.safetensors", "model.json")
-MANIFEST = "manifest.json"
-MANIFEST_DIGEST = "manifest.json.sha256"  # as sha256sum writes it; the manifest holds the digests of all other files
 CURRENT = "CURRENT"
 
 _NAME = re.compile(r"(\d{8,})-(\d+)")
+_POINTER = re.compile(rf"({_NAME.pattern})\n(?:rolled back from ({_NAME.pattern})\n)?")
 _SCRATCH_PREFIX = ".scratch-"
-
-
-class FileDigest(BaseModel):
-    """What a file must be, byte for byte."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    size_bytes: int
-    sha256: str
-
-
-class Manifest(BaseModel):
-    """What a generation is: whose towers, how many items, how it did in its checks, and its files."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    format_version: int
-    number: int
-    commit: int
-    watermark_ms: int
-    latest_event_ms: int
-    created_ms: int
-    num_items: int
-    index_kind: str
-    checks: CheckFigures
-    files: dict[str, FileDigest]
-
-    @property
-    def folder_name(self) -> str:
-        """The name of the generation's folder."""
-        return f"{self.number:08d}-{self.commit}"
 
 
 class Popular(NamedTuple):
@@ -73,7 +38,8 @@ class Popular(NamedTuple):
 
     def encode(self) -> bytes:
         """Return the bytes of `popular.msgpack`."""
-        return msgpack.packb((self.item_ids, self.scores))
+        packed: bytes = msgpack.packb(self)
+        return packed
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
@@ -86,7 +52,7 @@ class Generation(NamedTuple):
     """A verified generation in memory; nobody changes it."""
 
     manifest: Manifest
-    index: ItemIndex
+    item_index: ItemIndex
     popular: Popular
     towers: bytes
     model: str
@@ -98,7 +64,7 @@ class Draft(NamedTuple):
     commit: int
     watermark_ms: int
     latest_event_ms: int
-    index: ItemIndex
+    item_index: ItemIndex
     popular: Popular
     towers: bytes
     model: str
@@ -108,30 +74,38 @@ class Draft(NamedTuple):
 def publish(path: Path, draft: Draft, created_ms: int, keep: int) -> Manifest:
     """Write a generation, make it the one in use, and delete all but the newest `keep`.
 
-    All files and their folder are synced before the folder gets its name, and the name before CURRENT says it. Waits for another
-    writer. What a crash left half written is removed here.
+    All files and their folder are synced before the folder gets its name, and that before CURRENT says it.
+    Waits for another writer. What a crash left half written is removed here.
 
     Raises:
         GenerationError: the disk is full, or the folder may not be written.
     """
     with _writing(path):
-        number = max((number for number, _ in map(_parse, _names(path))), default=0) + 1
-        index, items = draft.index.encode()
-        contents = dict(
-            zip(FILES, (index, items, draft.popular.encode(), draft.towers, draft.model.encode()), strict=True)
-        )
-        manifest = _manifest(draft, number, created_ms, contents)
-        text = manifest.model_dump_json(indent=2).encode()
-        digest = f"{hashlib.sha256(text).hexdigest()}  {MANIFEST}\n".encode()
+        index, items = draft.item_index.encode()
+        written = (index, items, draft.popular.encode(), draft.towers, draft.model.encode())
+        contents = dict(zip(FILES, written, strict=True))
+        facts = {
+            "number": max((number for number, _ in map(_parse, _names(path))), default=0) + 1,
+            "commit": draft.commit,
+            "watermark_ms": draft.watermark_ms,
+            "latest_event_ms": draft.latest_event_ms,
+            "created_ms": created_ms,
+            "num_items": len(draft.item_index),
+            "index_kind": draft.item_index.kind,
+        }
+        manifest = make_manifest(facts, draft.checks, contents)
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=path))
         scratch.chmod(0o755)  # mkdtemp's 0700 would hide it from a server that runs as another user
-        for name, content in {**contents, MANIFEST: text, MANIFEST_DIGEST: digest}.items():
+        for name, content in {**contents, **encode_manifest(manifest)}.items():
             _write_synced(scratch / name, content)
         _sync_folder(scratch)
         scratch.rename(path / manifest.folder_name)
         _sync_folder(path)
-        _point(path, manifest.folder_name)
-        _prune(path, keep)
+        _point(path, f"{manifest.folder_name}\n")
+        for name in _names(path)[:-keep]:
+            scratch = path / f"{_SCRATCH_PREFIX}{name}"  # a crash must not leave half of it under its name
+            (path / name).rename(scratch)
+            shutil.rmtree(scratch)
     return manifest
 
 
@@ -141,30 +115,15 @@ def load(folder: Path, num_threads: int) -> Generation:
     Raises:
         GenerationError: a file is missing or damaged; names it.
     """
-    manifest, contents = _verified(folder)
+    manifest, contents = verify(folder)
     index, items, popular, towers, model = (contents[name] for name in FILES)
     try:
-        parsed = ItemIndex.decode(index, items, num_threads)
-        if (len(parsed), parsed.kind) != (manifest.num_items, manifest.index_kind):
-            raise ValueError(f"{len(parsed)} items in a {parsed.kind} index")
-        return Generation(manifest, parsed, Popular.decode(popular), towers, model.decode())
+        item_index = ItemIndex.decode(index, items, num_threads)
+        if (len(item_index), item_index.kind) != (manifest.num_items, manifest.index_kind):
+            raise ValueError(f"{len(item_index)} items in a {item_index.kind} index")
+        return Generation(manifest, item_index, Popular.decode(popular), towers, model.decode())
     except (ValueError, TypeError) as error:
         raise GenerationError(f"the generation {folder} is not what its {MANIFEST} says: {error}") from error
-
-
-def verify(folder: Path) -> Manifest:
-    """Return the manifest of a generation whose bytes are all as published, without making an index of them.
-
-    Raises:
-        GenerationError: a file is missing or damaged; names it.
-    """
-    return _verified(folder)[0]
-
-
-def newest(path: Path) -> Path | None:
-    """Return the folder of the generation with the highest number; after a rollback that is not the one in use."""
-    names = _names(path)
-    return path / names[-1] if names else None
 
 
 def current(path: Path) -> Path | None:
@@ -173,40 +132,47 @@ def current(path: Path) -> Path | None:
     Raises:
         GenerationError: CURRENT does not name a generation that is there.
     """
-    file = path / CURRENT
-    try:
-        name = file.read_bytes().decode(errors="replace").removesuffix("\n")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise GenerationError(f"cannot read {file}: {error.strerror}") from error
-    if not _NAME.fullmatch(name) or not (path / name).is_dir():
-        raise GenerationError(f"{file} names {name[:80]!r}, which is no generation in {path}; run index-refresher rollback")
-    return path / name
+    pointer = _pointer(path)
+    return None if pointer is None else path / pointer[0]
+
+
+def newest_used(path: Path) -> Path | None:
+    """Return the newest generation that was ever in use: the one in use, or that which was rolled back from.
+
+    Newer folders may be there: a crash left them before CURRENT named them.
+
+    Raises:
+        GenerationError: CURRENT does not name a generation that is there.
+    """
+    pointer = _pointer(path)
+    return None if pointer is None else path / pointer[1]
 
 
 def rollback(path: Path) -> Manifest:
-    """Go back to the newest whole generation before the one in use; where CURRENT is damaged, to the newest of all.
+    """Go back to the newest whole generation before the one in use; to the newest of all if CURRENT is bad.
 
-    The refresher makes no new generation of the same commit, so this lasts until the trainer commits again.
+    The refresher makes no new generation of a commit that was rolled back from, so this lasts until the
+    trainer commits.
 
     Raises:
         GenerationError: there is no earlier generation, or all are damaged.
     """
     if not path.is_dir():
-        raise GenerationError(f"there are no generations in {path}; set refresh.path, or run index-refresher once")
+        raise GenerationError(f"there are no generations in {path}; set refresh.path to where they are")
     with _writing(path):
         names = _names(path)
         try:
-            used = current(path)
+            used, newest = _pointer(path) or ("", "")
         except GenerationError:
-            used = None
-        earlier = [name for name in names if used is None or _parse(name) < _parse(used.name)]
+            used, newest = "", ""
+        earlier = [name for name in names if not used or _parse(name) < _parse(used)]
         if not earlier:
-            in_use = used.name if used else "none"
-            raise GenerationError(f"no generation in {path} is earlier than the one in use ({in_use}); {len(names)} kept")
+            raise GenerationError(
+                f"no generation in {path} is earlier than the one in use ({used or 'none'})"
+            )
         manifest = _newest_whole(path, earlier)
-        _point(path, manifest.folder_name)
+        from_line = f"rolled back from {newest}\n" if newest else ""
+        _point(path, f"{manifest.folder_name}\n{from_line}")
     return manifest
 
 
@@ -214,62 +180,27 @@ def _newest_whole(path: Path, names: list[str]) -> Manifest:
     damage: list[str] = []
     for name in reversed(names):
         try:
-            return verify(path / name)
+            return verify(path / name)[0]
         except GenerationError as error:
             damage.append(str(error))
     raise GenerationError("; ".join(damage))
 
 
-def _manifest(draft: Draft, number: int, created_ms: int, contents: Mapping[str, bytes]) -> Manifest:
-    digests = {
-        name: FileDigest(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        for name, content in contents.items()
-    }
-    return Manifest(
-        format_version=FORMAT_VERSION,
-        number=number,
-        commit=draft.commit,
-        watermark_ms=draft.watermark_ms,
-        latest_event_ms=draft.latest_event_ms,
-        created_ms=created_ms,
-        num_items=len(draft.index),
-        index_kind=draft.index.kind,
-        checks=draft.checks,
-        files=digests,
-    )
-
-
-def _verified(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
-    text = _read(folder / MANIFEST)
-    written = _read(folder / MANIFEST_DIGEST).decode(errors="replace")
-    if written != f"{hashlib.sha256(text).hexdigest()}  {MANIFEST}\n":
-        raise GenerationError(f"{folder / MANIFEST} is damaged: its SHA-256 is not what {MANIFEST_DIGEST} says")
+def _pointer(path: Path) -> tuple[str, str] | None:
+    """Return the names of the generation in use and of the newest that ever was; None before the first."""
+    file = path / CURRENT
     try:
-        version = json.loads(text).get("format_version")
-        if version != FORMAT_VERSION:
-            raise ValueError(f"format {version}, this program reads {FORMAT_VERSION}")
-        manifest = Manifest.model_validate_json(text)
-    except ValueError as error:
-        raise GenerationError(f"{folder / MANIFEST} does not parse: {error}") from error
-    if manifest.folder_name != folder.name or set(manifest.files) != set(FILES):
-        raise GenerationError(f"{folder / MANIFEST} describes {manifest.folder_name}, with files {sorted(manifest.files)}")
-    contents = {}
-    for name, expected in manifest.files.items():
-        content = contents[name] = _read(folder / name)
-        found = FileDigest(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        if found != expected:
-            raise GenerationError(
-                f"{folder / name} is damaged: {found.size_bytes} bytes with SHA-256 {found.sha256[:12]}…, published were "
-                f"{expected.size_bytes} with {expected.sha256[:12]}…; the next refresh replaces it"
-            )
-    return manifest, contents
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
+        text = file.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        return None
     except OSError as error:
-        raise GenerationError(f"cannot read {file}: {error.strerror}; the next refresh replaces this generation") from error
+        raise GenerationError(f"cannot read {file}: {error.strerror}") from error
+    matched = _POINTER.fullmatch(text)
+    if matched is None or not (path / matched[1]).is_dir():
+        raise GenerationError(
+            f"{file} says {text[:80]!r}, which is no generation there; run index-refresher rollback, or once"
+        )
+    return matched[1], matched[4] or matched[1]
 
 
 def _parse(name: str) -> tuple[int, int]:
@@ -279,12 +210,12 @@ def _parse(name: str) -> tuple[int, int]:
 
 def _names(path: Path) -> list[str]:
     """Return the names of the generations' folders, oldest first."""
-    return sorted((entry.name for entry in path.iterdir() if _NAME.fullmatch(entry.name)), key=_parse) if path.is_dir() else []
+    return sorted((entry.name for entry in path.iterdir() if _NAME.fullmatch(entry.name)), key=_parse)
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Keep other writers out; the lock ends with the process. Whoever holds it may remove all scratch: its maker is dead."""
+    """Keep other writers out. The lock ends with its process: who holds it may remove what others left."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with (path / ".lock").open("wb") as lock:
@@ -296,18 +227,11 @@ def _writing(path: Path) -> Iterator[None]:
         raise GenerationError(f"cannot write generations in {path}: {error}; the one in use stays") from error
 
 
-def _point(path: Path, name: str) -> None:
+def _point(path: Path, text: str) -> None:
     scratch = path / f"{_SCRATCH_PREFIX}{CURRENT}"
-    _write_synced(scratch, f"{name}\n".encode())
+    _write_synced(scratch, text.encode())
     scratch.replace(path / CURRENT)
     _sync_folder(path)
-
-
-def _prune(path: Path, keep: int) -> None:
-    for name in _names(path)[:-keep]:
-        scratch = path / f"{_SCRATCH_PREFIX}{name}"  # a crash must not leave half a generation under its name
-        (path / name).rename(scratch)
-        shutil.rmtree(scratch)
 
 
 def _write_synced(file: Path, content: bytes) -> None:

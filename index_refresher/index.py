@@ -1,7 +1,8 @@
 """The item index: the best items by inner product, exactly or nearly.
 
-Owns the choice and the shape of the Faiss index. Never changes after it is built (an index changed while it is searched gives
-wrong answers), never touches a disk, and never decides which answers are good enough: that is `checks.py`.
+Owns the choice and the shape of the Faiss index. Never changes after it is built (an index changed while it
+is searched gives wrong answers), never touches a disk, and never decides which answers are good enough: that
+is `checks.py`.
 Legend: N items, Q queries, D embedding width, A width in the index (D, or D + 1 for IVF), K answers.
 """
 
@@ -33,13 +34,15 @@ class Found(NamedTuple):
 class ItemIndex:
     """An immutable index, safe to search from many threads at once.
 
-    IVF clusters by Euclidean distance what it searches by inner product, after the classic reduction: one column more makes
-    all items equally long. Clusters made of raw inner products follow the longest items instead, and with a popularity column
-    recall fell from .96 to .89 at the same cost.
+    IVF clusters by Euclidean distance what it searches by inner product, after the classic reduction: one
+    column more makes all items equally long. Clusters made of raw inner products follow the longest items
+    instead, and with a popularity column recall fell from .96 to .89 at the same cost.
     """
 
-    def __init__(self, item_ids: Sequence[str], index: Any, width: int, length: float, num_threads: int) -> None:
-        """Wrap a Faiss index; `length` is the common length of the items in it, 0 for flat. Use `build` or `decode`."""
+    def __init__(
+        self, item_ids: Sequence[str], index: Any, width: int, length: float, num_threads: int
+    ) -> None:
+        """Wrap a Faiss index, as `build` and `decode` do; `length` is that of all items in it, 0 for flat."""
         self.item_ids = tuple(item_ids)
         self.width = width
         self._index = index
@@ -49,12 +52,15 @@ class ItemIndex:
             raise ValueError("item IDs repeat: an index holds each item once")
         if index.ntotal != len(self.item_ids) or index.d != width + (length > 0):
             raise ValueError(
-                f"{index.ntotal} vectors of width {index.d} in the index for {len(self.item_ids)} IDs of width {width}"
+                f"{index.ntotal} vectors of width {index.d} for {len(self.item_ids)} IDs of width {width}"
             )
 
     @classmethod
     def build(cls, item_ids: Sequence[str], embeddings_ND: F32, settings: RefreshSettings) -> Self:
-        """Return an index of these items: exact below `ivf_from_items`, IVF from there. Same input, same bytes on one thread."""
+        """Return an index of these items: exact below `ivf_from_items`, IVF from there.
+
+        The same input gives the same bytes, on one thread.
+        """
         num_items, width = embeddings_ND.shape
         faiss.omp_set_num_threads(settings.num_threads)
         if num_items < settings.ivf_from_items:
@@ -63,7 +69,9 @@ class ItemIndex:
             return cls(item_ids, flat, width, 0.0, settings.num_threads)
         length = float(np.sqrt((embeddings_ND.astype(np.float64) ** 2).sum(1).max())) or 1.0
         num_lists = _num_lists(num_items)
-        ivf = faiss.IndexIVFFlat(faiss.IndexFlatL2(width + 1), width + 1, num_lists, faiss.METRIC_INNER_PRODUCT)
+        ivf = faiss.IndexIVFFlat(
+            faiss.IndexFlatL2(width + 1), width + 1, num_lists, faiss.METRIC_INNER_PRODUCT
+        )
         ivf.cp.seed = _TRAINING_SEED
         ivf.cp.spherical = False
         ivf.nprobe = min(settings.ivf_nprobe, num_lists)
@@ -77,7 +85,7 @@ class ItemIndex:
         """Return what `encode` wrote.
 
         Raises:
-            ValueError: the bytes do not parse or do not fit together. Faiss notices only some damage: compare digests first.
+            ValueError: the bytes do not parse or fit together. Faiss misses much damage: verify first.
         """
         try:
             width, length, item_ids = msgpack.unpackb(items)
@@ -88,7 +96,9 @@ class ItemIndex:
 
     def encode(self) -> tuple[bytes, bytes]:
         """Return the Faiss index and, apart from it, the item IDs in its order with what `decode` needs."""
-        return faiss.serialize_index(self._index).tobytes(), msgpack.packb((self.width, self._length, self.item_ids))
+        return faiss.serialize_index(self._index).tobytes(), msgpack.packb(
+            (self.width, self._length, self.item_ids)
+        )
 
     @property
     def kind(self) -> str:
@@ -101,14 +111,16 @@ class ItemIndex:
     def search(self, queries_QD: F32, k: int) -> Found:
         """Return the best min(k, items) of each query, best first.
 
-        Faiss fills up with -1 where k exceeds the items or the probed lists hold too few: here the former is cut, and the
-        latter searched again in all lists, so that an answer is never shorter than it must be.
+        Faiss fills up with -1 where k exceeds the items or the probed lists hold too few: here the former is
+        cut, and the latter searched again in all lists, so that an answer is never shorter than it must be.
 
         Raises:
-            ValueError: k is not positive, the width is another, or a query is not finite (Faiss would answer with nothing).
+            ValueError: k is not positive, the width is another, or a query is not finite (Faiss: nothing).
         """
         if k < 1 or queries_QD.ndim != 2 or queries_QD.shape[1] != self.width:
-            raise ValueError(f"cannot search k = {k} of queries {queries_QD.shape} in an index of width {self.width}")
+            raise ValueError(
+                f"cannot search k = {k} of queries {queries_QD.shape} in an index of width {self.width}"
+            )
         if not np.isfinite(queries_QD).all():
             bad = np.flatnonzero(~np.isfinite(queries_QD).all(1))
             raise ValueError(f"{len(bad)} of {len(queries_QD)} queries are not finite, first number {bad[0]}")
@@ -127,12 +139,17 @@ class ItemIndex:
         # As long as the items, so that the nearest centroids are those of the largest inner products.
         scale_Q1 = np.linalg.norm(queries_QD, axis=1, keepdims=True) / self._length
         scale_Q1[scale_Q1 == 0] = 1
-        queries_QA = np.concatenate([queries_QD / scale_Q1, np.zeros((len(queries_QD), 1), np.float32)], axis=1)
+        queries_QA = np.concatenate(
+            [queries_QD / scale_Q1, np.zeros((len(queries_QD), 1), np.float32)], axis=1
+        )
         scores_QK, places_QK = self._index.search(queries_QA, k)
         short_Q = (places_QK < 0).any(1)
         if short_Q.any():
-            everywhere = faiss.SearchParametersIVF(nprobe=self._index.nlist)
-            scores_QK[short_Q], places_QK[short_Q] = self._index.search(queries_QA[short_Q], k, params=everywhere)
+            everywhere = faiss.SearchParametersIVF()
+            everywhere.nprobe = self._index.nlist
+            scores_QK[short_Q], places_QK[short_Q] = self._index.search(
+                queries_QA[short_Q], k, params=everywhere
+            )
         return scores_QK * scale_Q1, places_QK
 
 

@@ -1,7 +1,7 @@
 """One full refresh: embed the corpus of one commit, index it, check it, publish it.
 
-Owns the order of these steps and the rule of when there is nothing to do. Never decides when to run (`scheduling.py`),
-and never replaces a generation by one that failed its checks.
+Owns the order of these steps and the rule of when there is nothing to do. Never decides when to
+run (`scheduling.py`), and never replaces a generation by one that failed its checks.
 """
 
 import itertools
@@ -18,8 +18,9 @@ from feature_store.store import CommitInfo, FeatureStoreReader
 from index_refresher import generation
 from index_refresher.checks import CheckFigures, check_embeddings, check_index
 from index_refresher.embed import EmbeddedCorpus, QueryEmbedder, embed_corpus
-from index_refresher.generation import Draft, Manifest, Popular
+from index_refresher.generation import Draft, Popular
 from index_refresher.index import F32, ItemIndex
+from index_refresher.manifest import Manifest, verify
 from index_refresher.metrics import RefresherMetrics
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,9 @@ def full_refresh(
 ) -> Manifest | None:
     """Publish a generation of the newest commit and return its manifest; None where there is nothing to do.
 
-    That is: nothing is committed yet, or the newest generation on disk is of this very commit and whole. The newest, not the one in use,
-    so that a rollback lasts until the trainer commits again. Changed settings alone make no new generation.
+    That is: nothing is committed yet, or the generation in use is of this very commit and whole; also where
+    it was rolled back from, so that a rollback lasts until the trainer commits again. Changed settings alone
+    make no new generation.
 
     Raises:
         GenerationError: the checks refused the new generation, or it cannot be written; the one in use stays.
@@ -50,6 +52,7 @@ def full_refresh(
         if newest is not None:
             _show(newest, metrics)
             if CommitInfo(newest.commit, newest.watermark_ms, newest.latest_event_ms) == commit:
+                metrics.checks_failed.set(0)
                 metrics.refreshes.labels("unchanged").inc()
                 return None
         corpus = embed_corpus(reader)
@@ -91,7 +94,7 @@ def make_draft(corpus: EmbeddedCorpus, queries_QD: F32, settings: RefreshSetting
 
 
 def check_queries(corpus: EmbeddedCorpus, reader: FeatureStoreReader) -> F32:
-    """Return queries to measure recall with: users of the store, as they would be answered; items where there is none.
+    """Return queries to measure recall with: users, as they would be answered; items where there are none.
 
     Items are poor stand-ins: a user's query is longer, and has a constant in the popularity column.
     """
@@ -103,13 +106,13 @@ def check_queries(corpus: EmbeddedCorpus, reader: FeatureStoreReader) -> F32:
     if not finite_Q.all():
         raise GenerationError(
             f"the embeddings of {int((~finite_Q).sum())} of {len(users)} users are not finite, first "
-            f"{users[int(finite_Q.argmin())]!r}; lower learning.dense_learning_rate or restore an earlier store"
+            f"{users[int(finite_Q.argmin())]!r}; lower learning.dense_learning_rate, or restore the store"
         )
     return queries.embeddings_QD
 
 
 def most_popular(item_ids: Sequence[str], popularity_N: F32, num_items: int = _MAX_POPULAR) -> Popular:
-    """Return the most popular items, best first; among equals the smaller ID first, so that the order is always the same.
+    """Return the most popular items, best first; of equals the smaller ID, so that the order is fixed.
 
     >>> most_popular(["c", "a", "b"], np.array([1, 1, 2], np.float32), 2)
     Popular(item_ids=('b', 'a'), scores=(2.0, 1.0))
@@ -121,13 +124,11 @@ def most_popular(item_ids: Sequence[str], popularity_N: F32, num_items: int = _M
 
 
 def _newest_whole(settings: RefreshSettings) -> Manifest | None:
-    folder = generation.newest(settings.path)
-    if folder is None:
-        return None
     try:
-        return generation.verify(folder)
+        folder = generation.newest_used(settings.path)
+        return None if folder is None else verify(folder)[0]
     except GenerationError as error:
-        log.warning("making the newest generation again: %s", error)
+        log.warning("making a new generation whatever the commit: %s", error)
         return None
 
 

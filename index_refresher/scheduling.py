@@ -1,15 +1,16 @@
 """When refreshes run: an APScheduler job by cron expression or interval, and once at the start.
 
-Owns the schedule. Never refreshes by itself: the job is given. Two refreshes never overlap, and those missed meanwhile become one.
+Owns the schedule. Never refreshes by itself: the job is given. Two refreshes never overlap, and those missed
+become one.
 """
 
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from apscheduler.schedulers.background import BackgroundScheduler  # type: ignore[import-untyped]
-from apscheduler.triggers.base import BaseTrigger  # type: ignore[import-untyped]
-from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-untyped]
-from apscheduler.triggers.interval import IntervalTrigger  # type: ignore[import-untyped]
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
 
 from feature_store.configuration import RefreshSettings
 from feature_store.errors import SettingsError
@@ -46,7 +47,7 @@ def make_trigger(settings: RefreshSettings) -> BaseTrigger:
         return IntervalTrigger(seconds=settings.interval_seconds, timezone=UTC)
     if not settings.full_cron:
         raise SettingsError(
-            "refresh.full_cron is empty and refresh.interval_seconds is 0, so nothing would ever be refreshed; "
+            "refresh.full_cron is empty and refresh.interval_seconds is 0, so nothing would be refreshed; "
             "set one of them, or use index-refresher once"
         )
     try:

@@ -7,10 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from feature_store.codec import encode
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from feature_store.codec import encode
 from feature_store.configuration import TopicSettings
 from feature_store.errors import SettingsError
 from feature_store.schema import Click, EventKind, Impression

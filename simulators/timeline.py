@@ -154,9 +154,7 @@ class _Shop:
         self._num_ratings = [0] * num_users
         self._sum_ratings = [0.0] * num_users
         self._helpful_votes = [0] * num_users
-        self._clicked = array(
-            "i"
-        )  # the item of each click: a place drawn evenly is an item drawn by popularity
+        self._clicked = array("i")  # each click's item: an even draw from it is a draw by popularity
 
     def item_of(self, row: int) -> str:
         return self.reviews.item_ids[self._items[row]]

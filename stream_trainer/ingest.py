@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _MAX_WAITING = 20_000  # records of one partition that wait in the merge before it is paused
 _POLL_RECORDS = 5_000
+_MAX_BURIED_BYTES = 900_000  # a record of the log holds 1 MiB, and the headers need room
 
 
 class Merged(NamedTuple):
@@ -202,7 +203,10 @@ class Ingest:
             ("detail", error.detail.encode()),
             *record.headers,
         )
-        dead_letters = self._config.topics.dead_letters
-        self._dead.send(dead_letters, record.key, record.value, record.timestamp_ms, headers)
+        value = record.value
+        if value is not None and len(value) > _MAX_BURIED_BYTES:
+            value = value[:_MAX_BURIED_BYTES]
+            headers += (("truncated_from_bytes", str(len(record.value or b"")).encode()),)
+        self._dead.send(self._config.topics.dead_letters, record.key, value, record.timestamp_ms, headers)
         self._metrics.dead_letters.labels(error.reason.value).inc()
         log.warning("dead letter: %s[%d]@%d: %s", record.topic, record.partition, record.offset, error)

@@ -1,8 +1,8 @@
 """Reads assigned partitions of a Kafka cluster.
 
 Owns a consumer that belongs to no group, and a second one, without partitions, that reports progress and asks
-for end offsets: reading must not wait for a group's coordinator, nor a question behind a fetch that waits half a
-second for new records. Never commits or moves an offset by itself.
+for end offsets: reading must not wait for a group's coordinator, nor a question behind a fetch that waits
+half a second for new records. Never commits or moves an offset by itself.
 """
 
 import logging

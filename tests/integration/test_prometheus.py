@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the three real daemons by deploy/prometheus.yml, and answers a query over our metrics."""
+"""A real Prometheus scrapes the three real daemons by deploy/prometheus.yml, and answers over our metrics."""
 
 import json
 import os
@@ -121,8 +121,8 @@ def _settings(folder: Path, ports: Sequence[int]) -> list[str]:
         "metrics.refresher_port": ports[1],
         "serve.port": ports[2],
     }
-    flags = [["--set", f"{key}={value}"] for key, value in values.items()]
-    return ["--config", str(ROOT / "deploy" / "dualstream.toml"), *sum(flags, [])]
+    flags = [argument for key, value in values.items() for argument in ("--set", f"{key}={value}")]
+    return ["--config", str(ROOT / "deploy" / "dualstream.toml"), *flags]
 
 
 def _rewritten_config(folder: Path, ports: Sequence[int]) -> Path:

@@ -1,0 +1,160 @@
+"""The command line of the refresher and the query server: wiring only."""
+
+import argparse
+import logging
+import socket
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import torch
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from feature_store.configuration import Configuration
+from feature_store.errors import DualstreamError, SettingsError
+from feature_store.settings import add_settings_arguments, configuration_from
+from feature_store.store import FeatureStoreReader
+from feature_store.telemetry import StopSignals, configure_logging, run_main, serve_metrics
+from index_refresher import generation
+from index_refresher.manifest import Manifest
+from index_refresher.metrics import RefresherMetrics, ServerMetrics
+from index_refresher.refresher import full_refresh
+from index_refresher.scheduling import make_scheduler
+from index_refresher.service import create_app
+from index_refresher.serving import Recommender, Reloader
+
+log = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 5
+
+
+def main() -> int:
+    """Run the command that the arguments name and return the exit code."""
+    args = _parser().parse_args()
+    configure_logging()
+    return run_main(lambda: args.command(configuration_from(args)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="index-refresher",
+        description="Makes searchable generations of what stream-trainer learns, and answers queries.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, text in (
+        ("run", _run, "refresh at once and then on the schedule of [refresh], until stopped"),
+        ("once", _once, "refresh once and exit, for cron; says what it did"),
+        ("serve", _serve, "answer queries over HTTP as [serve] says, until stopped"),
+        (
+            "rollback",
+            _rollback,
+            "go back to the generation before the one in use; lasts until the next commit",
+        ),
+    ):
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        add_settings_arguments(sub)
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _run(config: Configuration) -> int:
+    torch.set_num_threads(config.refresh.num_threads)
+    registry = CollectorRegistry()
+    metrics = RefresherMetrics(registry)
+
+    def job() -> None:
+        try:
+            log.info(_outcome(_refresh(config, metrics), config.refresh.path))
+        except DualstreamError as error:
+            log.error("no new generation, the one in use stays: %s", error)
+
+    scheduler = make_scheduler(config.refresh, job)
+    with StopSignals() as stop:
+        close_metrics = serve_metrics(config.metrics.refresher_port, registry)
+        scheduler.start()
+        stop.requested.wait()
+        scheduler.shutdown(wait=True)  # a refresh that has begun ends first
+        if close_metrics is not None:
+            close_metrics()
+    return 0
+
+
+def _once(config: Configuration) -> int:
+    torch.set_num_threads(config.refresh.num_threads)
+    manifest = _refresh(config, RefresherMetrics(CollectorRegistry()))
+    print(_outcome(manifest, config.refresh.path))
+    return 0
+
+
+def _serve(config: Configuration) -> int:
+    torch.set_num_threads(config.refresh.num_threads)
+    registry = CollectorRegistry()
+    metrics = ServerMetrics(registry)
+    recommender = Recommender(
+        config.refresh.path,
+        open_reader=lambda: FeatureStoreReader(config.store.path),
+        metrics=metrics,
+        clock_ms=_clock_ms,
+        exclude_history=config.serve.exclude_history,
+        num_threads=config.refresh.num_threads,
+    )
+    app = create_app(recommender, config.serve, metrics, registry)
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_SECONDS)
+    )
+    reloader = Reloader(recommender, config.serve.reload_seconds, metrics)
+    # In a thread of its own uvicorn leaves the signals alone, which in ours end it with exit code 0.
+    with StopSignals() as stop, _listen(config) as listener, closing(recommender), reloader:
+        thread = threading.Thread(target=server.run, args=([listener],), name="http")
+        thread.start()
+        log.info("serving at http://%s:%d/v1/recommendations", *listener.getsockname()[:2])
+        while thread.is_alive() and not stop.wait(0.5):
+            pass
+        server.should_exit = True
+        thread.join()
+    return 0 if stop.requested.is_set() else 1
+
+
+def _rollback(config: Configuration) -> int:
+    manifest = generation.rollback(config.refresh.path)
+    print(f"now in use: generation {manifest.folder_name}, of commit {manifest.commit}")
+    return 0
+
+
+def _refresh(config: Configuration, metrics: RefresherMetrics) -> Manifest | None:
+    with closing(FeatureStoreReader(config.store.path)) as reader:
+        return full_refresh(reader, config.refresh, _clock_ms(), metrics)
+
+
+def _outcome(manifest: Manifest | None, path: Path) -> str:
+    if manifest is not None:
+        return (
+            f"published generation {manifest.folder_name} in {path}: commit {manifest.commit}, "
+            f"{manifest.num_items} items, {manifest.index_kind} index, recall {manifest.checks.recall:.3f}"
+        )
+    newest = generation.newest_used(path)
+    if newest is None:
+        return "nothing to do: the trainer has committed nothing yet"
+    return f"nothing to do: generation {newest.name} in {path} is of the newest commit already"
+
+
+def _listen(config: Configuration) -> socket.socket:
+    address = (config.serve.host, config.serve.port)
+    try:
+        return socket.create_server(address)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot serve at {address[0]}:{address[1]}: {error.strerror}; set serve.host and serve.port "
+            "(0 = any free port)"
+        ) from error
+
+
+def _clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+if __name__ == "__main__":
+    sys.exit(main())

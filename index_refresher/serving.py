@@ -1,0 +1,227 @@
+"""What the server answers from: one generation, one view of the store, and who may touch them when.
+
+Owns the reference to what is served and the lock around the store's reader. A new generation replaces the old
+one by that one reference, so an answer is made of one generation alone. Never speaks HTTP (`service.py`),
+never writes anything.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from feature_store.errors import DualstreamError
+from feature_store.store import CommitInfo, FeatureStoreReader
+from index_refresher import generation
+from index_refresher.embed import QueryEmbedder, QueryEmbeddings
+from index_refresher.generation import Generation
+from index_refresher.metrics import ServerMetrics
+
+log = logging.getLogger(__name__)
+
+Scored = list[tuple[str, float]]
+
+
+class Embedder(Protocol):
+    """What is needed of `embed.QueryEmbedder`."""
+
+    def embed(self, user_ids: Sequence[str]) -> QueryEmbeddings:
+        """Embed users as they stand in the newest commit."""
+
+
+class Answer(NamedTuple):
+    """One user's recommendations. `source`: `model`, or `popularity` for a user of whom nothing is known."""
+
+    user_id: str
+    items: Scored
+    source: str
+
+
+class Answers(NamedTuple):
+    """Answers of one generation, with the commit whose user rows they know."""
+
+    answers: list[Answer]
+    generation: str
+    commit: int
+    watermark_ms: int
+
+
+class NotReadyError(Exception):
+    """Nothing can be answered yet; the text says why."""
+
+
+class _Served(NamedTuple):
+    """What one answer is made of. Never changed: replaced."""
+
+    folder: Path
+    generation: Generation
+    embedder: Embedder
+
+
+class Recommender:
+    """Answers from the generation in use and the newest committed user rows. Any thread may ask."""
+
+    def __init__(
+        self,
+        generations: Path,
+        *,
+        open_reader: Callable[[], FeatureStoreReader],
+        metrics: ServerMetrics,
+        clock_ms: Callable[[], int],
+        exclude_history: bool,
+        num_threads: int,
+        make_embedder: Callable[[bytes, str, FeatureStoreReader], Embedder] = QueryEmbedder,
+    ) -> None:
+        self._generations = generations
+        self._open_reader = open_reader
+        self._make_embedder = make_embedder
+        self._metrics = metrics
+        self._clock_ms = clock_ms
+        self._exclude_history = exclude_history
+        self._num_threads = num_threads
+        self._served: _Served | None = None
+        self._why_not = "not looked yet"
+        self._reader_lock = threading.Lock()  # guards all below: the reader is for one thread at a time
+        self._reader: FeatureStoreReader | None = None
+        self._commit = CommitInfo()
+        self._observed_event_ms = 0
+        self._unobserved_event_ms: int | None = None
+
+    def not_ready(self) -> str | None:
+        """Return why nothing can be answered yet; None once something can, for ever."""
+        return self._why_not if self._served is None else None
+
+    def reload(self) -> None:
+        """Take the newest commit and the generation in use. For one thread; `recommend` goes on meanwhile.
+
+        Raises:
+            StoreError: there is no store yet, or it cannot be read.
+            GenerationError: the generation is damaged. What was served before stays.
+        """
+        try:
+            reader = self._catch_up()
+            folder = generation.current(self._generations)
+            if folder is None:
+                self._why_not = (
+                    f"there is no generation in {self._generations} yet; run index-refresher run or once"
+                )
+            elif self._served is None or self._served.folder != folder:
+                self._swap(folder, reader)
+        except DualstreamError as error:
+            self._why_not = str(error)
+            raise
+
+    def recommend(self, user_ids: Sequence[str], k: int) -> Answers:
+        """Return at most k items for each user, best first; fewer only where the corpus has no more.
+
+        Raises:
+            NotReadyError: no generation is loaded yet.
+        """
+        served = self._served  # read once: all that follows is of one generation
+        if served is None:
+            raise NotReadyError(self._why_not)
+        with self._reader_lock:
+            embedded = served.embedder.embed(user_ids)
+            commit = self._commit
+            event_ms, self._unobserved_event_ms = self._unobserved_event_ms, None
+        # A model gone bad after the generation was checked must not take the shop's page with it.
+        usable_Q = embedded.known_Q & np.isfinite(embedded.embeddings_QD).all(1)
+        hidden = [set(history) if self._exclude_history else set() for history in embedded.history]
+        widest = k + max(map(len, hidden), default=0)
+        found = served.generation.item_index.search(embedded.embeddings_QD[usable_Q], widest)
+        ranked = iter(list(zip(*pair, strict=True)) for pair in zip(*found, strict=True))
+        popular = list(zip(*served.generation.popular, strict=True))
+        answers = []
+        for user_id, usable, hide in zip(user_ids, usable_Q.tolist(), hidden, strict=True):
+            items = next(ranked) if usable else popular
+            kept = _first_visible(items, hide, k)
+            answers.append(Answer(user_id, kept, "model" if usable else "popularity"))
+            self._metrics.answers.labels(answers[-1].source).inc()
+        if event_ms is not None:
+            self._metrics.click_to_served_seconds.observe(max(0, self._clock_ms() - event_ms) / 1000)
+        manifest = served.generation.manifest
+        return Answers(answers, manifest.folder_name, commit.number, commit.watermark_ms)
+
+    def close(self) -> None:
+        """Release the store's reader."""
+        with self._reader_lock:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+
+    def _catch_up(self) -> FeatureStoreReader:
+        with self._reader_lock:
+            if self._reader is None:
+                self._reader = self._open_reader()
+            commit = self._reader.catch_up()
+            if commit != self._commit:
+                self._commit = commit
+                self._metrics.show_commit(commit.number, commit.watermark_ms)
+                if commit.latest_event_ms > self._observed_event_ms:
+                    self._observed_event_ms = self._unobserved_event_ms = commit.latest_event_ms
+            return self._reader
+
+    def _swap(self, folder: Path, reader: FeatureStoreReader) -> None:
+        loaded = generation.load(folder, self._num_threads)
+        with self._reader_lock:
+            embedder = self._make_embedder(loaded.towers, loaded.model, reader)
+        self._served = _Served(folder, loaded, embedder)
+        manifest = loaded.manifest
+        self._metrics.show_generation(manifest.number, manifest.created_ms)
+        log.info(
+            "serving generation %s: commit %d, %d items", folder.name, manifest.commit, manifest.num_items
+        )
+
+
+class Reloader:
+    """A thread that looks for a new generation and commit every so often, until it is left."""
+
+    def __init__(self, recommender: Recommender, seconds: float, metrics: ServerMetrics) -> None:
+        self._recommender = recommender
+        self._seconds = seconds
+        self._metrics = metrics
+        self._stop = threading.Event()
+        self._last_failure = ""
+        self._thread = threading.Thread(target=self._run, name="reloader", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        """Reload once; a failure is counted, and logged when it is another than the last."""
+        try:
+            self._recommender.reload()
+            self._last_failure = ""
+        except Exception as error:
+            self._metrics.reload_failures.inc()
+            if str(error) != self._last_failure:
+                self._last_failure = str(error)
+                expected = isinstance(error, DualstreamError)
+                log.warning("what was served stays: %s", error, exc_info=None if expected else error)
+
+    def _run(self) -> None:
+        self.look()
+        while not self._stop.wait(self._seconds):
+            self.look()
+
+
+def _first_visible(items: Sequence[tuple[str, float]], hidden: set[str], k: int) -> Scored:
+    """Return the first k items that are not hidden.
+
+    >>> _first_visible([("a", 3.0), ("b", 2.0), ("c", 1.0)], {"b"}, 2)
+    [('a', 3.0), ('c', 1.0)]
+    """
+    kept: Scored = []
+    for item in items:
+        if len(kept) == k:
+            break
+        if item[0] not in hidden:
+            kept.append(item)
+    return kept

@@ -1,0 +1,83 @@
+"""One order for the records of all partitions, a function of the logs' content alone.
+
+Pure. Within a partition records keep their order; across partitions the smallest event time so far comes first, then topic, then partition. "So far"
+is the running maximum within the partition: an event that arrives late does not jump the queue. A partition that may still get records holds the rest
+back while it is empty.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from heapq import heappop, heappush
+from typing import Generic, TypeVar
+
+from stream_trainer.event_log import TopicPartition
+
+T = TypeVar("T")
+
+
+class Merge(Generic[T]):
+    """Holds what was polled until it is its turn.
+
+    >>> a, b = TopicPartition("clicks", 0), TopicPartition("clicks", 1)
+    >>> merge = Merge[str]([a, b])
+    >>> merge.push(a, [(5, "a5"), (3, "a3")])
+    >>> merge.pop_ready(10)  # b may still have something earlier
+    []
+    >>> merge.push(b, [(4, "b4")])
+    >>> merge.end(b)
+    >>> [(ts_ms, item) for _, ts_ms, item in merge.pop_ready(10)]
+    [(4, 'b4'), (5, 'a5'), (5, 'a3')]
+    """
+
+    def __init__(
+        self, partitions: Iterable[TopicPartition], latest_ts_ms: Mapping[TopicPartition, int] | None = None
+    ) -> None:
+        """Start with the time that each partition had reached when its next offset was committed."""
+        stored = latest_ts_ms or {}
+        self._queue: dict[TopicPartition, deque[tuple[int, T]]] = {p: deque() for p in partitions}
+        self._pushed_ms = {p: stored.get(p, 0) for p in self._queue}
+        self._heads: list[tuple[int, TopicPartition]] = []
+        self._holding = set(self._queue)  # partitions that are empty and may still get records
+        self._released: set[TopicPartition] = set()
+
+    def push(self, partition: TopicPartition, items: Iterable[tuple[int | None, T]]) -> None:
+        """Add what was polled, with event times in ms; None (undecodable) takes the partition's time so far."""
+        queue, latest = self._queue[partition], self._pushed_ms[partition]
+        was_empty = not queue
+        for ts_ms, item in items:
+            if ts_ms is not None and ts_ms > latest:
+                latest = ts_ms
+            queue.append((latest, item))
+        self._pushed_ms[partition] = latest
+        if queue:
+            self._holding.discard(partition)
+            self._released.discard(partition)
+            if was_empty:
+                heappush(self._heads, (queue[0][0], partition))
+
+    def end(self, partition: TopicPartition) -> None:
+        """Let the others go on without this partition once it is empty, until it gets records again."""
+        self._released.add(partition)
+        self._holding.discard(partition)
+
+    idle = end
+
+    def waiting(self, partition: TopicPartition) -> int:
+        """Return how many records of the partition wait for their turn."""
+        return len(self._queue[partition])
+
+    def pop_ready(self, max_items: int) -> list[tuple[TopicPartition, int, T]]:
+        """Return the next records in order, each with its partition and the partition's time so far in ms."""
+        heads, popped = self._heads, []
+        while heads and not self._holding and len(popped) < max_items:
+            _, partition = heappop(heads)
+            queue = self._queue[partition]
+            limit = heads[0] if heads else None
+            while queue and len(popped) < max_items and (limit is None or (queue[0][0], partition) <= limit):
+                ts_ms, item = queue.popleft()
+                popped.append((partition, ts_ms, item))
+            if queue:
+                heappush(heads, (queue[0][0], partition))
+            elif partition not in self._released:
+                self._holding.add(partition)
+        return popped

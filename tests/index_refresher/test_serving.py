@@ -1,0 +1,304 @@
+"""What is answered: one generation at a time, the newest commit, popularity for the unknown, nothing the user has had."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from feature_store.configuration import RefreshSettings
+from feature_store.errors import GenerationError, StoreError
+from feature_store.store import CommitInfo
+from index_refresher import generation
+from index_refresher.checks import CheckFigures
+from index_refresher.embed import QueryEmbeddings
+from index_refresher.generation import Draft, Popular
+from index_refresher.index import ItemIndex
+from index_refresher.manifest import Manifest
+from index_refresher.metrics import ServerMetrics
+from index_refresher.serving import NotReadyError, Recommender, Reloader
+
+Publish = Callable[..., Manifest]
+
+
+class FakeReader:
+    """A store of which only the commit counts. Notices two threads at once."""
+
+    def __init__(self) -> None:
+        self.commit = CommitInfo()
+        self.closed = False
+        self._busy = threading.Lock()
+
+    def use(self) -> None:
+        if not self._busy.acquire(blocking=False):
+            raise AssertionError("two threads use the reader at once")
+        time.sleep(0.0005)
+        self._busy.release()
+
+    def catch_up(self) -> CommitInfo:
+        self.use()
+        return self.commit
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeEmbedder:
+    """Knows users named u…: their query is all ones, their history what `history` says. `nan…` has a broken row."""
+
+    history: dict[str, list[str]]
+
+    def __init__(self, towers: bytes, model: str, reader: FakeReader) -> None:
+        self.reader = reader
+
+    def embed(self, user_ids: Sequence[str]) -> QueryEmbeddings:
+        self.reader.use()
+        queries = np.ones((len(user_ids), 2), np.float32)
+        queries[[user.startswith("nan") for user in user_ids]] = np.nan
+        known = np.array([user.startswith(("u", "nan")) for user in user_ids])
+        return QueryEmbeddings(queries, known, [self.history.get(user, []) for user in user_ids])
+
+
+class World:
+    """A recommender over fakes. Time stands at `now_ms`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.reader: FakeReader | None = None
+        self.now_ms = 0
+        self.registry = CollectorRegistry()
+        self.metrics = ServerMetrics(self.registry)
+        self.recommender = self.make(exclude_history=True)
+        FakeEmbedder.history = {}
+
+    def make(self, exclude_history: bool) -> Recommender:
+        return Recommender(
+            self.path,
+            open_reader=self._open,  # type: ignore[arg-type]
+            metrics=self.metrics,
+            clock_ms=lambda: self.now_ms,
+            exclude_history=exclude_history,
+            num_threads=1,
+            make_embedder=FakeEmbedder,  # type: ignore[arg-type]
+        )
+
+    def _open(self) -> FakeReader:
+        if self.reader is None:
+            raise StoreError("there is no feature store yet")
+        return self.reader
+
+    def publish(self, commit: int, items: dict[str, float]) -> str:
+        """Publish items whose score for any known user is as given; by popularity they come in reverse order."""
+        vectors = np.array([[score, 0] for score in items.values()], np.float32)
+        ids = list(items)
+        index = ItemIndex.build(ids, vectors, RefreshSettings())
+        popular = Popular(tuple(reversed(ids)), tuple(float(n) for n in range(len(ids), 0, -1)))
+        figures = CheckFigures(spread=1, self_retrieval=1, recall=1)
+        draft = Draft(commit, 0, 0, index, popular, b"", "", figures)
+        return generation.publish(self.path, draft, 0, keep=3).folder_name
+
+    def start(self, items: dict[str, float]) -> str:
+        self.reader = FakeReader()
+        self.reader.commit = CommitInfo(5, 50_000, 60_000)
+        name = self.publish(4, items)
+        self.recommender.reload()
+        return name
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"dualstream_server_{name}", labels)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def _ids(recommender: Recommender, user: str, k: int) -> list[str]:
+    return [item_id for item_id, _ in recommender.recommend([user], k).answers[0].items]
+
+
+def test_not_ready_says_why_until_the_first_generation(world: World) -> None:
+    with pytest.raises(StoreError):
+        world.recommender.reload()
+    assert world.recommender.not_ready() == "there is no feature store yet"
+    world.reader = FakeReader()
+    world.recommender.reload()
+    with pytest.raises(NotReadyError, match="there is no generation in"):
+        world.recommender.recommend(["u"], 1)
+    world.publish(1, {"a": 1})
+    world.recommender.reload()
+    assert world.recommender.not_ready() is None
+
+
+def test_known_users_get_the_models_answer_and_others_the_popular_items(world: World) -> None:
+    name = world.start({"a": 3, "b": 2, "c": 1})
+    answers = world.recommender.recommend(["u1", "stranger", "u2"], 2)
+    assert [answer.source for answer in answers.answers] == ["model", "popularity", "model"]
+    assert [answer.user_id for answer in answers.answers] == ["u1", "stranger", "u2"]
+    assert [answer.items for answer in answers.answers] == [
+        [("a", 3.0), ("b", 2.0)],
+        [("c", 3.0), ("b", 2.0)],
+        [("a", 3.0), ("b", 2.0)],
+    ]
+    assert (answers.generation, answers.commit, answers.watermark_ms) == (name, 5, 50_000)
+    assert (world.value("answers_total", source="model"), world.value("commit")) == (2, 5)
+
+
+def test_a_query_that_is_not_finite_gets_the_popular_items(world: World) -> None:
+    world.start({"a": 2, "b": 1})
+    answers = world.recommender.recommend(["nan", "u"], 1).answers
+    assert [(answer.source, answer.items) for answer in answers] == [
+        ("popularity", [("b", 2.0)]),
+        ("model", [("a", 2.0)]),
+    ]
+
+
+def test_history_is_left_out_and_its_place_filled(world: World) -> None:
+    world.start({"a": 4, "b": 3, "c": 2, "d": 1})
+    FakeEmbedder.history = {"u": ["a", "c", "gone"], "cold": ["d"], "u-all": ["a", "b", "c", "d"]}
+    assert _ids(world.recommender, "u", 2) == ["b", "d"]
+    assert _ids(world.recommender, "u", 9) == ["b", "d"]
+    assert _ids(world.recommender, "cold", 2) == ["c", "b"]
+    assert _ids(world.recommender, "u-all", 2) == []
+    answers = world.recommender.recommend(["u", "u-new"], 2).answers
+    assert [[item_id for item_id, _ in answer.items] for answer in answers] == [["b", "d"], ["a", "b"]]
+    kept = world.make(exclude_history=False)
+    kept.reload()
+    assert _ids(kept, "u", 2) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "name", ["index.faiss", "items.msgpack", "popular.msgpack", "manifest.json", "CURRENT"]
+)
+def test_a_corrupt_new_generation_leaves_the_old_one_until_a_good_one(world: World, name: str) -> None:
+    old = world.start({"a": 1})
+    bad = world.publish(6, {"b": 1})
+    file = world.path / name if name == "CURRENT" else world.path / bad / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(GenerationError):
+        world.recommender.reload()
+    assert world.recommender.recommend(["u"], 1).generation == old
+    assert world.recommender.not_ready() is None
+    good = world.publish(7, {"c": 1})
+    world.recommender.reload()
+    assert world.recommender.recommend(["u"], 1).generation == good
+    assert world.value("swaps_total") == 2
+
+
+def test_a_rollback_is_followed(world: World) -> None:
+    old = world.start({"a": 1})
+    world.publish(6, {"b": 1})
+    world.recommender.reload()
+    generation.rollback(world.path)
+    world.recommender.reload()
+    assert world.recommender.recommend(["u"], 1).generation == old
+    assert _ids(world.recommender, "u", 1) == ["a"]
+
+
+def test_a_new_commit_is_known_without_a_new_generation(world: World) -> None:
+    world.start({"a": 1})
+    assert world.reader is not None
+    world.reader.commit = CommitInfo(9, 90_000, 95_000)
+    world.recommender.reload()
+    answers = world.recommender.recommend(["u"], 1)
+    assert (answers.commit, answers.watermark_ms) == (9, 90_000)
+
+
+def test_click_to_served_is_observed_once_a_commit_at_its_first_answer(world: World) -> None:
+    world.start({"a": 1})  # the newest event of the commit is of 60 s
+    assert world.reader is not None
+    world.now_ms = 61_500
+    world.recommender.recommend(["u"], 1)
+    world.now_ms = 99_000
+    world.recommender.recommend(["u"], 1)
+    world.recommender.reload()
+    world.recommender.recommend(["stranger"], 1)
+    assert world.value("click_to_served_seconds_sum") == 1.5
+    world.reader.commit = CommitInfo(6, 50_000, 60_000)  # nothing newer than before
+    world.recommender.reload()
+    world.recommender.recommend(["u"], 1)
+    world.reader.commit = CommitInfo(7, 90_000, 97_000)
+    world.recommender.reload()
+    assert world.value("click_to_served_seconds_count") == 1
+    world.recommender.recommend(["u"], 1)
+    assert world.value("click_to_served_seconds_sum") == 1.5 + 2.0
+    assert world.value("click_to_served_seconds_count") == 2
+
+
+def test_age_and_staleness(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.start({"a": 1})  # generation made at 0, watermark at 50 s
+    monkeypatch.setattr("index_refresher.metrics.time.time", lambda: 80.0)
+    assert world.value("generation_age_seconds") == 80
+    assert world.value("staleness_seconds") == 30
+
+
+def test_swaps_under_fire_never_give_a_torn_answer(world: World) -> None:
+    """Generation n scores each of its own items n: an answer mixed from two shows as a wrong ID or score."""
+    world.start({f"4-{i}": 4.0 for i in range(5)})
+    wrong: list[str] = []
+    seen: set[str] = set()
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answers = world.recommender.recommend(["u1", "stranger"], 3)
+            commit = answers.generation.split("-")[1]
+            seen.add(answers.generation)
+            by_model, by_popularity = answers.answers
+            right = all(
+                item.startswith(f"{commit}-") and score == float(commit) for item, score in by_model.items
+            )
+            right &= [item for item, _ in by_popularity.items] == [f"{commit}-{i}" for i in (4, 3, 2)]
+            if not right or len(by_model.items) != 3:
+                wrong.append(str(answers))
+
+    def watched() -> None:
+        try:
+            ask()
+        except BaseException as error:
+            wrong.append(repr(error))
+            raise
+
+    threads = [threading.Thread(target=watched) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for commit in range(5, 35):
+        world.publish(commit, {f"{commit}-{i}": float(commit) for i in range(5)})
+        world.recommender.reload()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(seen) > 5
+    assert world.value("swaps_total") == 31
+
+
+def test_the_reloader_looks_again_and_counts_failures(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    with Reloader(world.recommender, 0.01, world.metrics):
+        _wait_for(lambda: (world.value("reload_failures_total") or 0) >= 3)
+        world.reader = FakeReader()
+        world.publish(1, {"a": 1})
+        _wait_for(lambda: world.recommender.not_ready() is None)
+    assert threading.active_count() == 1
+    assert len([r for r in caplog.records if "there is no feature store yet" in r.getMessage()]) == 1
+    world.recommender.close()
+    assert world.reader.closed
+
+
+def test_the_reloader_survives_what_nobody_expected(world: World) -> None:
+    reloader = Reloader(world.recommender, 1, world.metrics)
+    world.recommender.reload = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    reloader.look()
+    assert world.value("reload_failures_total") == 1
+
+
+def _wait_for(check: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 10
+    while not check():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
