@@ -1,21 +1,22 @@
-"""Bytes ↔ events: the only place that decodes what comes from outside.
+"""Bytes to events and back: msgpack written, msgpack or JSON read.
 
-Pure. Owns the wire format (msgpack maps, JSON accepted, `v` = schema version) and the reason for every refusal. A message either becomes an event that keeps
-all bounds of `schema.py`, or a DecodeError that says which field was wrong; nothing else can happen, whatever the bytes.
+Owns every decision about what a message from outside may be. Never reads a log, never counts, and lets nothing out but an event or
+a `DecodeError`: whatever the bytes are, the caller can send the message to the dead letters and go on. Nothing else decodes messages.
 """
 
-import json
-from collections.abc import Sequence
-from typing import Any, NoReturn
+import math
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
 
 import msgpack
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from feature_store.errors import DecodeError, DecodeReason
 from feature_store.schema import (
-    MAX_ID_CHARS,
     MAX_MESSAGE_BYTES,
-    MAX_TS_MS,
     SCHEMA_VERSION,
     Click,
     Deleted,
@@ -26,187 +27,242 @@ from feature_store.schema import (
     UserFeatures,
 )
 
-_MAX_DEPTH = 8
-_ECHO_CHARS = 80
-_ADAPTERS: dict[EventKind, TypeAdapter[Any]] = {
-    EventKind.ITEM: TypeAdapter(list[ItemFeatures]),
-    EventKind.USER: TypeAdapter(list[UserFeatures]),
-    EventKind.IMPRESSION: TypeAdapter(list[Impression]),
-    EventKind.CLICK: TypeAdapter(list[Click]),
-}
-_FIELDS = {
-    EventKind.ITEM: frozenset(ItemFeatures.model_fields) | {"v"},
-    EventKind.USER: frozenset(UserFeatures.model_fields) | {"v"},
-    EventKind.IMPRESSION: frozenset(Impression.model_fields) | {"v"},
-    EventKind.CLICK: frozenset(Click.model_fields) | {"v"},
-}
-_DELETABLE = (EventKind.ITEM, EventKind.USER)
-_BOUNDS = ("too_long", "too_short", "greater_than", "less_than")
+MAX_DEPTH: Final = 8
+"""Lists and maps inside each other, fields that we ignore included. Our own fields need two."""
 
-Message = tuple[bytes | None, bytes | None, int]
+_MAX_ARRAY_ITEMS: Final = 4096
+"""msgpack allocates what a list's header claims before it reads the list; a thousand nested headers must stay cheap."""
+_MAX_ECHO_CHARS: Final = 40
+
+_Fields: TypeAlias = dict[str, Any]
+_MODELS: Final[Mapping[EventKind, type[Impression | Click | ItemFeatures | UserFeatures]]] = MappingProxyType(
+    {
+        EventKind.ITEM: ItemFeatures,
+        EventKind.USER: UserFeatures,
+        EventKind.IMPRESSION: Impression,
+        EventKind.CLICK: Click,
+    }
+)
+_LISTS: Final = {kind: TypeAdapter[list[Event]](list[model]) for kind, model in _MODELS.items()}  # type: ignore[valid-type]
+_KNOWN_KEYS: Final = {kind: frozenset({"v", *model.model_fields}) for kind, model in _MODELS.items()}
+_KEY_FIELD: Final = {
+    EventKind.ITEM: "id",
+    EventKind.USER: "id",
+    EventKind.IMPRESSION: "user_id",
+    EventKind.CLICK: "user_id",
+}
+_OUT_OF_BOUNDS: Final = frozenset(
+    {"string_too_short", "string_too_long", "too_short", "too_long", "less_than_equal", "greater_than_equal"}
+)
 
 
 def encode(event: Event) -> bytes:
-    """Return an event's bytes: a msgpack map with the schema version. A deletion is an empty value, not an event's bytes.
+    """Return the value to write: a msgpack map, or nothing for a deletion.
 
-    >>> encode(Click(impression_id="i", user_id="u", item_id="a", ts_ms=1))[:4]
-    b'\\x85\\xa1v\\x01'
+    Raises:
+        ValueError: the value is larger than any reader accepts (many IDs, all long and not ASCII).
+
+    >>> click = Click(impression_id="i1", user_id="u1", item_id="a", ts_ms=7)
+    >>> decode(EventKind.CLICK, b"u1", encode(click), timestamp_ms=0) == click
+    True
     """
     if isinstance(event, Deleted):
-        raise ValueError("a deletion has no bytes: send an empty value under its key")
-    return msgpack.packb({"v": SCHEMA_VERSION, **event.model_dump()})
+        return b""
+    value: bytes = msgpack.packb({"v": SCHEMA_VERSION, **event.__dict__})
+    if len(value) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"the {type(event).__name__} takes {len(value)} bytes; at most {MAX_MESSAGE_BYTES} are read")
+    return value
 
 
 def decode(kind: EventKind, key: bytes | None, value: bytes | None, timestamp_ms: int) -> Event:
-    """Return the event that a message of this kind of topic holds; `timestamp_ms` is the record's, for deletions.
+    """Return the event of one record. `timestamp_ms` is the record's own and becomes the time of a deletion.
 
     Raises:
-        DecodeError: the message is bad; says the reason, the field, and what was expected.
+        DecodeError: the message is not acceptable; says which field and why.
     """
-    result = decode_many(kind, [(key, value, timestamp_ms)])[0]
-    if isinstance(result, DecodeError):
-        raise result
-    return result
-
-
-def decode_many(kind: EventKind, messages: Sequence[Message]) -> list[Event | DecodeError]:
-    """Return for each (key, value, record time) its event, or why it has none. Validates the list at once: three times as fast."""
-    results: list[Event | DecodeError | None] = []
-    fields: list[dict[str, Any]] = []
-    for key, value, timestamp_ms in messages:
-        try:
-            if not value:
-                results.append(_deleted(kind, key, timestamp_ms))
-            else:
-                fields.append(_parse(kind, value))
-                results.append(None)
-        except DecodeError as error:
-            results.append(error)
-    valid = iter(_validate(kind, fields))
-    return [
-        _check_key(key, next(valid)) if result is None else result
-        for (key, _, _), result in zip(messages, results, strict=True)
-    ]
-
-
-def _deleted(kind: EventKind, key: bytes | None, timestamp_ms: int) -> Deleted:
-    if kind not in _DELETABLE:
-        _refuse(DecodeReason.MALFORMED, f"a message on '{kind.value}' is empty; only items and users can be deleted")
-    if not key:
-        _refuse(DecodeReason.MALFORMED, "an empty value deletes its key, but there is no key")
-    try:
-        name = key.decode()
-    except UnicodeDecodeError:
-        _refuse(DecodeReason.MALFORMED, "the key is not UTF-8")
-    if len(name) > MAX_ID_CHARS:
-        _refuse(DecodeReason.OUT_OF_BOUNDS, f"the key has {len(name)} characters; at most {MAX_ID_CHARS}")
-    return Deleted(kind=kind, id=name, ts_ms=min(max(timestamp_ms, 0), MAX_TS_MS))
-
-
-def _parse(kind: EventKind, value: bytes) -> dict[str, Any]:
-    """Return the map in the bytes, its version checked, its values not yet."""
-    if len(value) > MAX_MESSAGE_BYTES:
-        _refuse(DecodeReason.OVERSIZED, f"{len(value)} bytes; at most {MAX_MESSAGE_BYTES}")
-    is_json = value[:64].lstrip()[:1] == b"{"
-    try:
-        content = _load_json(value) if is_json else msgpack.unpackb(value)
-    except DecodeError:
-        raise
-    except (RecursionError, msgpack.StackError):
-        _refuse(DecodeReason.TOO_DEEP, f"nested deeper than {_MAX_DEPTH} levels")
-    except (ValueError, msgpack.UnpackException) as error:
-        _refuse(DecodeReason.MALFORMED, f"not {'JSON' if is_json else 'msgpack'}: {_short(error)}")
-    if not isinstance(content, dict):
-        _refuse(DecodeReason.WRONG_TYPE, f"a map is needed, not {type(content).__name__}")
-    version = content.get("v")
-    if isinstance(version, bool) or version != SCHEMA_VERSION:
-        _refuse(
-            DecodeReason.UNKNOWN_VERSION, f"v is {_short(repr(version))}; this program reads v = {SCHEMA_VERSION}"
-        )
-    if not content.keys() <= _FIELDS[kind] and _is_deep(content):
-        _refuse(DecodeReason.TOO_DEEP, f"nested deeper than {_MAX_DEPTH} levels")
-    return content
-
-
-def _load_json(value: bytes) -> Any:
-    return json.loads(value.decode(), parse_constant=_refuse_constant)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    _refuse(DecodeReason.NOT_FINITE, f"a number is {name}")
-
-
-def _is_deep(content: Any) -> bool:
-    level = [content]
-    for _ in range(_MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _validate(kind: EventKind, fields: list[dict[str, Any]]) -> list[Event | DecodeError]:
-    adapter = _ADAPTERS[kind]
-    try:
-        return list(adapter.validate_python(fields))
-    except ValidationError:
-        return [_validate_one(adapter, one) for one in fields]
-
-
-def _validate_one(adapter: TypeAdapter[Any], fields: dict[str, Any]) -> Event | DecodeError:
-    try:
-        event: Event = adapter.validate_python([fields])[0]
-    except ValidationError as error:
-        return DecodeError(*_explain(error, fields))
+    (event,) = decode_many(kind, [(key, value, timestamp_ms)])
+    if isinstance(event, DecodeError):
+        raise event
     return event
 
 
-def _explain(error: ValidationError, fields: dict[str, Any]) -> tuple[DecodeReason, str]:
-    details = error.errors(include_url=False, include_context=False)
-    first = min(details, key=lambda detail: _RANK[_reason(detail["type"])])
-    reason = DecodeReason.TOO_DEEP if _is_deep(fields) else _reason(first["type"])
-    place = ".".join(_short(part, 40) for part in first["loc"][1:3])
-    return reason, f"{place}: {first['msg']}, got {_short(repr(first['input']))}"
+def decode_many(
+    kind: EventKind, records: Sequence[tuple[bytes | None, bytes | None, int]]
+) -> list[Event | DecodeError]:
+    """Return the event of each (key, value, timestamp_ms), or why there is none, in the same order.
+
+    Validates all at once, which is several times cheaper; a bad message among them costs that, not correctness.
+
+    >>> decode_many(EventKind.ITEM, [(b"a", b"", 7), (b"a", b'{"v": 1, "id": "a"}', 8)])
+    [Deleted(kind=<EventKind.ITEM: 'items'>, id='a', ts_ms=7), DecodeError("malformed: field 'ts_ms': field required")]
+    """
+    parsed = [_parse(kind, *record) for record in records]
+    validated = iter(_validate(kind, [fields for fields in parsed if type(fields) is dict]))
+    owner_of = attrgetter(_KEY_FIELD[kind])
+    results: list[Event | DecodeError] = []
+    for (key, _, _), fields in zip(records, parsed, strict=True):
+        event = next(validated) if isinstance(fields, dict) else fields
+        if not isinstance(event, DecodeError) and (key is None or key != owner_of(event).encode()):
+            event = _key_mismatch(kind, key, owner_of(event))
+        results.append(event)
+    return results
 
 
-_RANK = {
-    DecodeReason.NOT_FINITE: 0,
-    DecodeReason.OUT_OF_BOUNDS: 1,
-    DecodeReason.MALFORMED: 2,
-    DecodeReason.WRONG_TYPE: 3,
-}
+def _parse(
+    kind: EventKind, key: bytes | None, value: bytes | None, timestamp_ms: int
+) -> _Fields | Deleted | DecodeError:
+    """Return the fields of one message, not yet validated; deletions and what does not parse are final."""
+    try:
+        if not value:
+            return _deletion(kind, key, timestamp_ms)
+        if len(value) > MAX_MESSAGE_BYTES:
+            detail = f"the value has {len(value)} bytes; at most {MAX_MESSAGE_BYTES} are accepted"
+            return DecodeError(DecodeReason.OVERSIZED, detail)
+        # JSON text starts below 0x80; a msgpack map or list starts at 0x80 or above.
+        fields = _parse_json(value) if value[0] < 0x80 else _parse_msgpack(value)
+        if not isinstance(fields, dict):
+            return DecodeError(DecodeReason.WRONG_TYPE, f"the value is {_shown(fields)}, not a map of fields")
+        version = fields.get("v")
+        if type(version) is not int or version != SCHEMA_VERSION:
+            found = f"is {_shown(version)}" if "v" in fields else "is missing"
+            return DecodeError(
+                DecodeReason.UNKNOWN_VERSION, f"field 'v' {found}; this program reads version {SCHEMA_VERSION}"
+            )
+        if not fields.keys() <= _KNOWN_KEYS[kind]:
+            for name in fields.keys() - _KNOWN_KEYS[kind]:
+                _check_plain(name, fields[name])
+    except DecodeError as error:
+        return error
+    return fields
 
 
-def _reason(error_type: str) -> DecodeReason:
-    if error_type == "finite_number":
+def _parse_msgpack(value: bytes) -> object:
+    try:
+        return msgpack.unpackb(value, max_array_len=_MAX_ARRAY_ITEMS)
+    except msgpack.StackError:
+        raise _too_deep("the value") from None
+    except ValueError as error:  # all of msgpack's own, and UnicodeDecodeError
+        raise DecodeError(DecodeReason.MALFORMED, f"not msgpack: {_reason(error)}") from None
+
+
+def _parse_json(value: bytes) -> object:
+    try:
+        return from_json(value)  # takes NaN and Infinity: validation refuses them and names the field
+    except ValueError as error:
+        if "recursion limit" in str(error):
+            raise _too_deep("the value") from None
+        raise DecodeError(DecodeReason.MALFORMED, f"neither a msgpack map nor JSON: {_reason(error)}") from None
+
+
+def _deletion(kind: EventKind, key: bytes | None, timestamp_ms: int) -> Deleted | DecodeError:
+    if kind not in (EventKind.ITEM, EventKind.USER):
+        return DecodeError(DecodeReason.MALFORMED, f"the value is empty; {kind.value} cannot be deleted")
+    if not key:
+        return DecodeError(DecodeReason.MALFORMED, "the value is empty and there is no key to say what to delete")
+    try:
+        return Deleted(kind=kind, id=key.decode(), ts_ms=timestamp_ms)
+    except UnicodeDecodeError as error:
+        return DecodeError(DecodeReason.MALFORMED, f"the key is not UTF-8: {_reason(error)}")
+    except ValidationError as error:
+        return _explain(error)
+
+
+def _validate(kind: EventKind, messages: list[_Fields]) -> Sequence[Event | DecodeError]:
+    try:
+        return _LISTS[kind].validate_python(messages)
+    except ValidationError:
+        return [_validate_one(kind, fields) for fields in messages]
+
+
+def _validate_one(kind: EventKind, fields: _Fields) -> Event | DecodeError:
+    try:
+        return _MODELS[kind].model_validate(fields)
+    except ValidationError as error:
+        try:
+            for name, content in fields.items():
+                _check_plain(name, content)
+        except DecodeError as plainer:
+            return plainer
+        return _explain(error)
+
+
+def _check_plain(field: object, content: object) -> None:
+    """Refuse what is nested too deeply, and what JSON could not say: bytes, msgpack extensions, keys that are not text.
+
+    Needed for fields that we ignore, which validation does not look into; of a refused message it is the plainer reason.
+    """
+    if type(field) is not str:
+        raise DecodeError(DecodeReason.WRONG_TYPE, f"a field's name is {_shown(field)}, not text")
+    waiting = [(content, 1)]
+    while waiting:
+        node, depth = waiting.pop()
+        if isinstance(node, str | int | float | None):
+            continue
+        if depth > MAX_DEPTH:
+            raise _too_deep(f"field '{_cut(field)}'")
+        if type(node) is list:
+            waiting += [(child, depth + 1) for child in node]
+        elif type(node) is dict:
+            if not all(type(name) is str for name in node):
+                raise DecodeError(DecodeReason.WRONG_TYPE, f"field '{_cut(field)}': a map key is not text")
+            waiting += [(child, depth + 1) for child in node.values()]
+        else:
+            detail = f"field '{_cut(field)}' holds {_shown(node)}; text, numbers, lists and maps are accepted"
+            raise DecodeError(DecodeReason.WRONG_TYPE, detail)
+
+
+def _explain(invalid: ValidationError) -> DecodeError:
+    """Name the first bad field and what was wrong; of a union's errors, the one about bounds says most."""
+    errors = invalid.errors(include_url=False, include_context=False)
+    place = errors[0]["loc"][:2]
+    reasons: dict[DecodeReason, dict[str, object]] = {}
+    for error in errors:
+        if error["loc"][:2] == place:
+            message = error["msg"].removeprefix("Input should be ")
+            reasons.setdefault(_reason_of(error["type"], error["input"]), {})[message] = error["input"]
+    reason = next(r for r in (*_BY_PRECISION, *reasons) if r in reasons)
+    messages = reasons[reason]
+    said = " or ".join(messages)
+    got = "" if "Field required" in messages else f", got {_shown(next(iter(messages.values())))}"
+    name = ".".join(_cut(str(part)) for part in place)
+    return DecodeError(reason, f"field '{name}': {said[0].lower()}{said[1:]}{got}")
+
+
+_BY_PRECISION: Final = (DecodeReason.NOT_FINITE, DecodeReason.OUT_OF_BOUNDS)
+
+
+def _reason_of(error_type: str, given: object) -> DecodeReason:
+    if isinstance(given, float) and not math.isfinite(given):
         return DecodeReason.NOT_FINITE
-    if any(bound in error_type for bound in _BOUNDS):
+    if error_type in _OUT_OF_BOUNDS:
         return DecodeReason.OUT_OF_BOUNDS
-    if error_type in ("missing", "string_unicode"):
-        return DecodeReason.MALFORMED
-    return DecodeReason.WRONG_TYPE
+    return DecodeReason.MALFORMED if error_type in ("missing", "string_unicode") else DecodeReason.WRONG_TYPE
 
 
-def _check_key(key: bytes | None, result: Event | DecodeError) -> Event | DecodeError:
-    """Refuse a record that stands under another key than its ID: joins and compaction would go wrong in silence."""
-    if isinstance(result, DecodeError):
-        return result
-    owner = result.user_id if isinstance(result, Impression | Click) else result.id
-    if key == owner.encode():
-        return result
-    shown = "none" if key is None else _short(repr(key))
-    return DecodeError(DecodeReason.KEY_MISMATCH, f"the record's key is {shown}, but its ID is '{_short(owner)}'")
+def _key_mismatch(kind: EventKind, key: bytes | None, owner: str) -> DecodeError:
+    found = "there is no key" if key is None else f"the key is {_shown(key)}"
+    detail = f"{found}, but {_KEY_FIELD[kind]} is {_shown(owner)}: {kind.value} must be keyed by it"
+    return DecodeError(DecodeReason.KEY_MISMATCH, detail)
 
 
-def _refuse(reason: DecodeReason, detail: str) -> NoReturn:
-    raise DecodeError(reason, detail)
+def _too_deep(what: str) -> DecodeError:
+    return DecodeError(DecodeReason.TOO_DEEP, f"{what} is nested more than {MAX_DEPTH} levels deep")
 
 
-def _short(value: object, num_chars: int = _ECHO_CHARS) -> str:
-    text = str(value)
-    return text if len(text) <= num_chars else text[: num_chars - 1] + "…"
+def _reason(error: ValueError) -> str:
+    return str(error)[:100] or type(error).__name__
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_ECHO_CHARS else text[:_MAX_ECHO_CHARS] + "…"
+
+
+def _shown(given: object) -> str:
+    """Describe a value in few characters, whatever its size: repr of what is nested deeply would itself overflow."""
+    if isinstance(given, str | bytes):
+        return repr(given[:_MAX_ECHO_CHARS]) + ("…" if len(given) > _MAX_ECHO_CHARS else "")
+    if given is None or isinstance(given, bool | float):
+        return {None: "null", True: "true", False: "false"}.get(given) or repr(given)
+    if isinstance(given, int):
+        return str(given) if given.bit_length() <= 64 else "an integer of more than 64 bits"
+    return {list: "a list", dict: "a map"}.get(type(given), f"a {type(given).__name__}")

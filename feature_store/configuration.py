@@ -1,7 +1,9 @@
-"""Every setting of every daemon, in one tree: the TOML file's sections and keys, their bounds and their reasons.
+"""Every setting of every daemon, in one tree: the TOML file's sections and keys, their bounds and their
+reasons.
 
-Owns names, defaults and checks. Never reads a file or the environment: that is `settings.py`. One tree for all programs, so that
-one file configures the whole system and a misspelt key is an error whichever program reads it first.
+Owns names, defaults and checks. Never reads a file or the environment: that is `settings.py`. One tree for
+all programs, so that one file configures the whole system and a misspelt key is an error whichever program
+reads it first.
 """
 
 from pathlib import Path
@@ -28,7 +30,9 @@ class LogSettings(_Section):
 
     kind: Literal["file", "kafka"] = Field("file", description="embedded file log, or Apache Kafka")
     path: Path = Field(Path("build/log"), description="folder of the embedded log (kind = file)")
-    bootstrap_servers: str = Field("127.0.0.1:9092", description="Kafka brokers, comma separated (kind = kafka)")
+    bootstrap_servers: str = Field(
+        "127.0.0.1:9092", description="Kafka brokers, comma separated (kind = kafka)"
+    )
     client: dict[str, str | int | float | bool] = Field(
         default_factory=dict,
         description="passed to kafka-python as it is: security_protocol, sasl_mechanism, ssl_cafile, …",
@@ -64,14 +68,22 @@ class TopicSettings(_Section):
 class JoinSettings(_Section):
     """How impressions and clicks become examples."""
 
-    attribution_window_seconds: float = Field(3600, gt=0, description="how long an impression waits for clicks")
+    attribution_window_seconds: float = Field(
+        3600, gt=0, description="how long an impression waits for clicks"
+    )
     allowed_lateness_seconds: float = Field(60, ge=0, description="how far events may be out of order")
     emit: Literal["on_click", "at_close"] = Field("on_click", description="when a positive is emitted")
     late: Literal["train", "drop"] = Field("drop", description="clicks after the window")
     unmatched: Literal["train", "drop"] = Field("drop", description="clicks without an impression")
-    max_waiting_impressions: int = Field(200_000, ge=1, description="buffer bound; beyond it the oldest close early")
-    max_waiting_clicks: int = Field(50_000, ge=1, description="buffer bound; beyond it the oldest are unmatched")
-    idle_timeout_seconds: float = Field(2.0, gt=0, description="live: how long a silent partition holds back the rest")
+    max_waiting_impressions: int = Field(
+        200_000, ge=1, description="buffer bound; beyond it the oldest close early"
+    )
+    max_waiting_clicks: int = Field(
+        50_000, ge=1, description="buffer bound; beyond it the oldest are unmatched"
+    )
+    idle_timeout_seconds: float = Field(
+        2.0, gt=0, description="live: how long a silent partition holds back the rest"
+    )
 
 
 class FeatureSettings(_Section):
@@ -83,7 +95,9 @@ class FeatureSettings(_Section):
     item_numeric: list[str] = Field([], description="numbers of an item, e.g. price")
     user_categorical: dict[str, int] = Field({}, description="as item_categorical")
     user_numeric: list[str] = Field([], description="numbers of a user, e.g. num_reviews")
-    category: str = Field("category", description="the item feature that Category Alignment Loss groups by; '' = none")
+    category: str = Field(
+        "category", description="the item feature that Category Alignment Loss groups by; '' = none"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -94,28 +108,38 @@ class FeatureSettings(_Section):
 
 
 class ModelSettings(_Section):
-    """The model and its losses (dat.md). Presets set these together; see `stream_trainer/models/presets.py`."""
+    """The model and its losses (dat.md). Presets set these together; see `feature_store/presets.py`."""
 
-    preset: str = Field("default", description="default | paper | reproduction: starting values of [model] and [learning]")
+    preset: str = Field(
+        "default", description="default | paper | reproduction: starting values of [model] and [learning]"
+    )
     name: Literal["dat", "two_tower"] = Field("dat", description="which model")
     embedding_dim: int = Field(32, ge=1, le=1024, description="K, width of ID and category embeddings")
     augmented_dim: int = Field(32, ge=0, le=1024, description="d, width of the augmented vectors; 0 = none")
-    init_scale: float = Field(0.005, gt=0, le=1, description="new embeddings are uniform in ± this, by the hash of the ID")
+    init_scale: float = Field(
+        0.005, gt=0, le=1, description="new embeddings are uniform in ± this, by the hash of the ID"
+    )
     numeric_dim: int = Field(8, ge=1, le=256, description="width of the layer over a numeric feature")
     hidden: list[int] = Field([256, 128], description="widths of the towers' hidden layers")
     output_dim: int = Field(32, ge=1, le=1024, description="width of the towers' output")
     last_relu: bool = Field(False, description="ReLU after the last layer (the paper; collapses)")
-    residual: bool = Field(True, description="add the ID (items) or pooled history (users) embedding to the output")
+    residual: bool = Field(
+        True, description="add the ID (items) or pooled history (users) embedding to the output"
+    )
     dropout: float = Field(0.3, ge=0, lt=1, description="on the towers' inputs")
     use_user_id: bool = Field(False, description="the user's ID as a feature")
-    history_length: int = Field(20, ge=0, le=200, description="newest past positives pooled in the user tower")
+    history_length: int = Field(
+        20, ge=0, le=200, description="newest past positives pooled in the user tower"
+    )
     user_augmented: Literal["learned", "running_mean"] = Field(
         "running_mean", description="a_u by gradient and mimic loss (paper), or as the leak-free mean of p_v"
     )
     item_augmented: Literal["learned", "mimic_only"] = Field(
         "mimic_only", description="a_v by both losses (paper), or by the mimic loss alone, its input detached"
     )
-    own_tower_mimic: bool = Field(False, description="the reproduction's equation: a_u mimics p_u, a_v mimics p_v")
+    own_tower_mimic: bool = Field(
+        False, description="the reproduction's equation: a_u mimics p_u, a_v mimics p_v"
+    )
     lambda_user: float = Field(0.5, ge=0, description="λ1, weight of loss_u")
     lambda_item: float = Field(0.5, ge=0, description="λ2, weight of loss_v")
     lambda_cal: float = Field(0.0, ge=0, description="λ3, weight of the Category Alignment Loss")
@@ -131,22 +155,34 @@ class LearningSettings(_Section):
     seed: int = Field(0, ge=0, description="of initial rows and weights, draws and dropout")
     batch_size: int = Field(64, ge=1, le=65_536, description="new positives in a step")
     max_wait_seconds: float = Field(1.0, gt=0, description="live: a batch not full learns after this")
-    negatives_per_positive: int = Field(0, ge=0, le=1000, description="S, uniform over the corpus, own to each positive")
-    shared_negatives: int = Field(512, ge=0, le=65_536, description="uniform over the corpus, shared by the batch")
+    negatives_per_positive: int = Field(
+        0, ge=0, le=1000, description="S, uniform over the corpus, own to each positive"
+    )
+    shared_negatives: int = Field(
+        512, ge=0, le=65_536, description="uniform over the corpus, shared by the batch"
+    )
     in_batch_negatives: bool = Field(False, description="the other positives' items of the batch")
-    shown_negatives: int = Field(0, ge=0, le=200, description="shown, not clicked (needs join.emit = at_close)")
+    shown_negatives: int = Field(
+        0, ge=0, le=200, description="shown, not clicked (needs join.emit = at_close)"
+    )
     rehearsal_ratio: int = Field(8, ge=0, le=64, description="learned examples drawn per new one")
     rehearsal_capacity: int = Field(200_000, ge=0, description="newest learned examples kept for it")
     frequency_half_life: float = Field(
         200_000, gt=0, description="positives after which a past positive counts half in an item's frequency"
     )
-    rows_optimiser: Literal["adam", "adagrad"] = Field("adam", description="adagrad is row-wise: one number a row")
+    rows_optimiser: Literal["adam", "adagrad"] = Field(
+        "adam", description="adagrad is row-wise: one number a row"
+    )
     rows_learning_rate: float = Field(2e-3, gt=0, description="of per-ID rows")
     dense_learning_rate: float = Field(1e-3, gt=0, description="of tower weights (Adam)")
-    num_threads: int = Field(2, ge=1, le=256, description="of torch; part of what makes results bit-identical")
+    num_threads: int = Field(
+        2, ge=1, le=256, description="of torch; part of what makes results bit-identical"
+    )
     commit_interval_seconds: float = Field(10.0, ge=0, description="time between commits")
     commit_every_batches: int = Field(0, ge=0, description="commit by count instead; 0 = by time")
-    prequential_every: int = Field(50, ge=0, description="rank one batch in this many over the corpus first; 0 = never")
+    prequential_every: int = Field(
+        50, ge=0, description="rank one batch in this many over the corpus first; 0 = never"
+    )
     prequential_max_items: int = Field(50_000, ge=1, description="larger corpora are thinned evenly for that")
 
 
@@ -155,11 +191,15 @@ class RefreshSettings(_Section):
 
     path: Path = Field(Path("build/generations"), description="folder of published generations")
     full_cron: str = Field("*/5 * * * *", description="cron expression of full refreshes; '' = none")
-    interval_seconds: float = Field(0, ge=0, description="instead of cron: a full refresh this often; 0 = use cron")
+    interval_seconds: float = Field(
+        0, ge=0, description="instead of cron: a full refresh this often; 0 = use cron"
+    )
     keep: int = Field(3, ge=1, description="generations kept for rollback")
     ivf_from_items: int = Field(50_000, ge=1, description="flat index below, IVF from here")
     ivf_nprobe: int = Field(64, ge=1, description="lists probed per query")
-    min_recall: float = Field(0.9, ge=0, le=1, description="against exact search, or the generation is refused")
+    min_recall: float = Field(
+        0.9, ge=0, le=1, description="against exact search, or the generation is refused"
+    )
     num_threads: int = Field(1, ge=1, le=256, description="of torch and Faiss")
 
 
@@ -172,7 +212,9 @@ class ServeSettings(_Section):
     default_k: int = Field(50, ge=1, description="items when k is not given")
     max_batch_users: int = Field(256, ge=1, description="most users in one POST")
     max_body_bytes: int = Field(65_536, ge=64, description="larger bodies are refused with 413")
-    reload_seconds: float = Field(1.0, gt=0, description="how often to look for a new generation and catch up with the store")
+    reload_seconds: float = Field(
+        1.0, gt=0, description="how often to look for a new generation and catch up with the store"
+    )
     exclude_history: bool = Field(True, description="leave out what stands in the user's stored history")
 
 
@@ -180,7 +222,9 @@ class MetricsSettings(_Section):
     """Prometheus endpoints, on loopback; 0 = any free port, -1 = none."""
 
     trainer_port: int = Field(9101, ge=-1, le=65_535, description="stream-trainer run")
-    refresher_port: int = Field(9102, ge=-1, le=65_535, description="index-refresher run (serve answers /metrics itself)")
+    refresher_port: int = Field(
+        9102, ge=-1, le=65_535, description="index-refresher run (serve answers /metrics itself)"
+    )
 
 
 class Configuration(BaseModel):
@@ -214,7 +258,11 @@ class Configuration(BaseModel):
         if self.model.residual and self.model.output_dim != self.model.embedding_dim:
             raise ValueError("model.residual needs model.output_dim = model.embedding_dim")
         if self.model.name == "dat" and self.model.augmented_dim not in (0, self.model.output_dim):
-            raise ValueError("model.augmented_dim must be 0 or model.output_dim: augmented vectors imitate embeddings")
+            raise ValueError(
+                "model.augmented_dim must be 0 or model.output_dim: augmented vectors imitate embeddings"
+            )
         if self.features.category and self.features.category not in self.features.item_categorical:
-            raise ValueError(f"features.category '{self.features.category}' is not in features.item_categorical")
+            raise ValueError(
+                f"features.category '{self.features.category}' is not in features.item_categorical"
+            )
         return self

@@ -1,18 +1,18 @@
 """Every error this project raises on purpose, and the exit code each one ends a process with.
 
-    DualstreamError                      exit 1
-    ├── SettingsError                    2   a setting is unknown, mistyped or impossible
-    ├── DataError                        3   a data file is missing, cut short or of the wrong format
-    ├── LogError                         4   the event log cannot be used
-    │   ├── MissingTopicError            5   a configured topic does not exist
-    │   ├── OffsetLostError              6   retention deleted records that were not learned
-    │   └── TopicRecreatedError          7   the topic is not the one the stored offsets belong to
-    ├── StoreError                       8   the feature store cannot be used
-    │   ├── StoreLockedError             9   another trainer holds the store
-    │   ├── StoreCorruptError            10  a stored value does not parse
-    │   └── StoreMismatchError           11  the store was made with settings that cannot be mixed with these
-    ├── GenerationError                  12  a generation is missing, corrupt or failed its checks
-    └── DecodeError                      -   one message is bad: it goes to the dead-letter topic, nothing stops
+DualstreamError                      exit 1
+├── SettingsError                    2   a setting is unknown, mistyped or impossible
+├── DataError                        3   a data file is missing, cut short or of the wrong format
+├── LogError                         4   the event log cannot be used
+│   ├── MissingTopicError            5   a configured topic does not exist
+│   ├── OffsetLostError              6   retention deleted records that were not learned
+│   └── TopicRecreatedError          7   the topic is not the one the stored offsets belong to
+├── StoreError                       8   the feature store cannot be used
+│   ├── StoreLockedError             9   another trainer holds the store
+│   ├── StoreCorruptError            10  a stored value does not parse
+│   └── StoreMismatchError           11  the store was made with settings that cannot be mixed with these
+├── GenerationError                  12  a generation is missing, corrupt or failed its checks
+└── DecodeError                      -   one message is bad: it goes to the dead-letter topic, nothing stops
 """
 
 from enum import StrEnum

@@ -1,6 +1,8 @@
-"""Counter-based randomness: every draw is a hash of what it is for, so that no generator state must be kept or restored.
+"""Counter-based randomness: every draw is a hash of what it is for, so that no generator state must be kept
+or restored.
 
-Pure. Owns the hash of IDs, the mixing of counters, and the draws made of them. Legend of shapes: B keys, N draws, D width.
+Pure. Owns the hash of IDs, the mixing of counters, and the draws made of them. Legend of shapes: B keys, N
+draws, D width.
 """
 
 from collections.abc import Iterable
@@ -27,7 +29,8 @@ class Purpose(IntEnum):
 
 
 def mix(values: U64) -> U64:
-    """Scramble 64-bit counters (the finaliser of SplitMix64, Steele et al. 2014), so that neighbours become independent.
+    """Scramble 64-bit counters (the finaliser of SplitMix64, Steele et al. 2014), so that neighbours become
+    independent.
 
     >>> int(mix(np.array([1], np.uint64))[0]) == 0x5692161D100B05E5
     True

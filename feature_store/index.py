@@ -1,4 +1,5 @@
-"""Which slot of memory holds which ID: two ways, for IDs that have a number for life and for those that do not.
+"""Which slot of memory holds which ID: two ways, for IDs that have a number for life and for those that do
+not.
 
 Pure. Owns the maps only; rows and their bytes are `rows.py`'s.
 """
@@ -41,7 +42,7 @@ class IdIndex:
 
     def find(self, keys: Sequence[str] | I64) -> I64:
         """Return each ID's slot, -1 where there is none."""
-        return np.fromiter(map(self._slot_of.get, keys, repeat(-1)), np.int64, len(keys))  # type: ignore[arg-type]
+        return np.fromiter(map(self._slot_of.get, keys, repeat(-1)), np.int64, len(keys))
 
     def put(self, keys: Sequence[str | int], slots: I64) -> None:
         """Record the IDs' slots."""

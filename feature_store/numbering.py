@@ -1,7 +1,8 @@
-"""Numbers for IDs: items and feature values get small integers for life, in the order of their first appearance.
+"""Numbers for IDs: items and feature values get small integers for life, in the order of their first
+appearance.
 
-Pure. A number makes histories, negatives and features arrays instead of strings. The order is a function of the stream, and
-the numbers are part of the commit, so a replay gives the same ones.
+Pure. A number makes histories, negatives and features arrays instead of strings. The order is a function of
+the stream, and the numbers are part of the commit, so a replay gives the same ones.
 """
 
 from collections.abc import Iterable

@@ -1,8 +1,9 @@
 """Per-ID rows: a bounded tier of memory over the rows in RocksDB.
 
-Owns the layout of a row, which rows are in memory, and which of those differ from the store. Never writes the store: it hands
-out what is dirty and is told when that is durable. Gathers and scatters whole contiguous rows; no Python runs per row.
-Legend of shapes: R capacity in rows, W width of a row in floats, n rows of one call.
+Owns the layout of a row, which rows are in memory, and which of those differ from the store. Never writes the
+store: it hands out what is dirty and is told when that is durable. Gathers and scatters whole contiguous
+rows; no Python runs per row. Legend of shapes: R capacity in rows, W width of a row in floats, n rows of one
+call.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,13 +23,15 @@ ReadRows = Callable[[list[bytes]], list[bytes | None]]
 
 
 class Field(NamedTuple):
-    """A part of a row. Learned fields get gradients and optimiser state; others are kept as they are written."""
+    """A part of a row. Learned fields get gradients and optimiser state; others stay as written."""
 
     name: str
     width: int
     kind: Literal["learned", "float", "int"] = "learned"
     init_scale: float = 0.0
-    """Learned: uniform in ±init_scale by the hash of the ID. Float: the constant itself. Int: the constant as integer."""
+    """Learned: uniform in ±init_scale by the hash of the ID. Float: the constant itself. Int: the constant as
+    integer.
+    """
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class RowLayout:
 
     @property
     def width(self) -> int:
-        """Floats in a row. Adam keeps two moments a float and a step count; row-wise Adagrad one number a row."""
+        """Floats in a row. Adam keeps two moments a float and a step count; Adagrad one number."""
         if not self.num_learned:
             return self.num_values
         return self.num_values + (2 * self.num_learned + 1 if self.optimiser == "adam" else 1)
@@ -65,7 +68,9 @@ class RowLayout:
         raise KeyError(name)
 
     def new_rows(self, seed: int, keys: Sequence[bytes]) -> npt.NDArray[np.float32]:
-        """Return the rows (n, W) that IDs never seen start from: a hash of the ID, so that arrival order does not matter."""
+        """Return the rows (n, W) that IDs never seen start from: a hash of the ID, so that arrival order does
+        not matter.
+        """
         rows = np.zeros((len(keys), self.width), np.float32)
         with np.errstate(over="ignore"):
             roots = mix(hash_ids(keys) + event_keys(seed, Purpose.ROW, [0], [0]))
@@ -95,7 +100,8 @@ class RowTable:
         self._index = index
         self._read = read
         self._seed = seed
-        self._rows_RW = np.zeros((capacity, layout.width), np.float32)  # the system maps pages when first touched
+        # The system maps a page when it is first touched, so an empty table costs nothing.
+        self._rows_RW = np.zeros((capacity, layout.width), np.float32)
         self.data = torch.from_numpy(self._rows_RW)
         self._ints_RW = self._rows_RW.view(np.int32)
         self._dirty_R = np.zeros(capacity, bool)
@@ -149,7 +155,9 @@ class RowTable:
         """Return a copy of an integer field of some rows, (n, width)."""
         return self._ints_RW[slots, self.layout.span(name)]
 
-    def write(self, slots: I64, values: Mapping[str, npt.NDArray[np.float32] | npt.NDArray[np.int32]]) -> None:
+    def write(
+        self, slots: I64, values: Mapping[str, npt.NDArray[np.float32] | npt.NDArray[np.int32]]
+    ) -> None:
         """Set fields of some rows; of repeated slots the last counts. Integers go to integer fields."""
         for name, value in values.items():
             target = self._ints_RW if value.dtype == np.int32 else self._rows_RW
@@ -198,7 +206,8 @@ class RowTable:
             data = b"".join(value for value in values if value is not None)
             if len(data) != len(known) * self.layout.width * 4:
                 raise StoreCorruptError(
-                    f"table '{self.name}': stored rows do not have {self.layout.width} floats; was the store made with other [model] settings?"
+                    f"table '{self.name}': stored rows do not have {self.layout.width} floats; "
+                    "was the store made with other [model] settings?"
                 )
             self._rows_RW[slots[known]] = np.frombuffer(data, np.float32).reshape(len(known), -1)
             self.num_read += len(known)
@@ -217,11 +226,12 @@ class RowTable:
         return taken
 
     def _evict(self, needed: int) -> None:
-        """Free the clean rows unused for longest: an eighth of memory at a time, so that the search is rare."""
+        """Free the clean rows unused for longest: an eighth of memory, so that the search is rare."""
         idle = np.flatnonzero(~self._dirty_R & (self._used_R < self._batch) & (self._used_R >= 0))
         if len(idle) < needed:
             raise SettingsError(
-                f"store.row_memory_mib holds only {self.capacity} rows of table '{self.name}', too few for one batch; raise it"
+                f"store.row_memory_mib holds only {self.capacity} rows of table '{self.name}', "
+                "too few for one batch; raise it"
             )
         count = min(len(idle), max(needed, self.capacity // 8))
         victims = idle[np.argpartition(self._used_R[idle], count - 1)[:count]]

@@ -1,8 +1,9 @@
 """The feature store: RocksDB column families that change only by whole commits.
 
-Owns the folder on disk, the column families, the one atomic write and the reader for other processes. Never interprets a value. Every column
-family holds the number of the commit that it belongs to under the empty key, so that a reader can tell a torn view from a whole one.
-Always raw mode: rocksdict's default would unpickle what it reads, which runs code.
+Owns the folder on disk, the column families, the one atomic write and the reader for other processes. Never
+interprets a value. Every column family holds the number of the commit that it belongs to under the empty key,
+so that a reader can tell a torn view from a whole one. Always raw mode: rocksdict's default would unpickle
+what it reads, which runs code.
 """
 
 import logging
@@ -20,7 +21,18 @@ from feature_store.errors import StoreCorruptError, StoreError, StoreLockedError
 
 log = logging.getLogger(__name__)
 
-FAMILIES = ("user", "item", "value", "item_number", "value_number", "corpus", "join", "rehearsal", "dense", "meta")
+FAMILIES = (
+    "user",
+    "item",
+    "value",
+    "item_number",
+    "value_number",
+    "corpus",
+    "join",
+    "rehearsal",
+    "dense",
+    "meta",
+)
 _COMMIT_KEY = b""
 _CATCH_UP_TRIES = 20
 
@@ -36,7 +48,8 @@ class CommitInfo(NamedTuple):
 
     def encode(self) -> bytes:
         """Return the bytes kept under the empty key of every column family."""
-        return msgpack.packb(tuple(self))
+        encoded: bytes = msgpack.packb(tuple(self))
+        return encoded
 
     @classmethod
     def decode(cls, value: bytes | None) -> "CommitInfo":
@@ -60,18 +73,17 @@ class _Families:
     """Reading, common to the trainer's store and the readers of other processes."""
 
     def __init__(self, path: Path, access: AccessType) -> None:
-        self._db = Rdict(
-            str(path), _options(), {name: _options() for name in FAMILIES}, access_type=access
-        )
+        self._db = Rdict(str(path), _options(), {name: _options() for name in FAMILIES}, access_type=access)
         self._family = {name: self._db.get_column_family(name) for name in FAMILIES}
 
-    def get(self, family: str, keys: list[bytes]) -> list[bytes | None]:
+    def get(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the value of each key, None where there is none."""
-        return list(self._family[family].get(keys)) if keys else []
+        return list(self._family[family].get(list(keys)) or ()) if keys else []
 
     def items(self, family: str) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over all keys and values in the order of keys, without the commit's own."""
         for key, value in self._family[family].items():
+            assert isinstance(key, bytes)
             if key != _COMMIT_KEY:
                 yield key, value
 
@@ -101,7 +113,7 @@ class FeatureStore(_Families):
         except Exception as error:
             if "lock" in str(error).lower():
                 raise StoreLockedError(
-                    f"another trainer has the feature store {path} open; stop it, or set store.path to another folder"
+                    f"another trainer has the feature store {path} open; stop it, or change store.path"
                 ) from error
             raise StoreError(f"RocksDB cannot open the feature store {path}: {error}") from error
         self._handle = {name: self._db.get_column_family_handle(name) for name in FAMILIES}
@@ -109,11 +121,13 @@ class FeatureStore(_Families):
         self._sync.sync = True
         infos = self._infos()
         if len(infos) != 1:
-            raise StoreCorruptError(f"the feature store {path} mixes commits {sorted(infos)}; restore it from a backup")
+            raise StoreCorruptError(
+                f"the feature store {path} mixes commits {sorted(infos)}; restore it from a backup"
+            )
         self.last_commit = infos.pop()
 
     def commit(self, writes: Writes, watermark_ms: int, latest_event_ms: int) -> CommitInfo:
-        """Make all writes durable together, or none: one synced WriteBatch. A value of None deletes its key."""
+        """Make all writes durable together, or none: one synced WriteBatch. None deletes a key."""
         info = CommitInfo(self.last_commit.number + 1, watermark_ms, latest_event_ms)
         batch = WriteBatch(raw_mode=True)
         for name, pairs in writes.items():
@@ -145,7 +159,9 @@ class FeatureStoreReader(_Families):
             StoreError: there is no store there yet, or RocksDB cannot read it.
         """
         if not (path / "CURRENT").exists():
-            raise StoreError(f"there is no feature store in {path} yet; start stream-trainer first, or set store.path")
+            raise StoreError(
+                f"there is no feature store in {path} yet; start stream-trainer first, or set store.path"
+            )
         self._scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
         try:
             super().__init__(path, AccessType.secondary(str(self._scratch)))
@@ -168,7 +184,9 @@ class FeatureStoreReader(_Families):
                 self.commit_info = infos.pop()
                 return self.commit_info
             time.sleep(0.005)
-        raise StoreError(f"the view of {self._path} stays between commits {sorted(infos)}; is the disk failing?")
+        raise StoreError(
+            f"the view of {self._path} stays between commits {sorted(infos)}; is the disk failing?"
+        )
 
     def close(self) -> None:
         """Release the view and its scratch folder."""

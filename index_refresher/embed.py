@@ -1,8 +1,10 @@
-"""From the feature store to embeddings: all live items under one commit's towers, and queries under a generation's.
+"""From the feature store to embeddings: all live items under one commit's towers, and queries under a
+generation's.
 
-Owns the reading of rows for serving. Never writes anything, and never trains: no dropout, no gradient. What is searched by inner product is the
-tower's output over the temperature, with one column more: log popularity for items and its weight for queries.
-Legend: N items, Q queries, D embedding width (one more than the tower's where popularity counts), W row width, L history length.
+Owns the reading of rows for serving. Never writes anything, and never trains: no dropout, no gradient. What
+is searched by inner product is the tower's output over the temperature, with one column more: log popularity
+for items and its weight for queries. Legend: N items, Q queries, D embedding width (one more than the tower's
+where popularity counts), W row width, L history length.
 """
 
 import json
@@ -38,7 +40,7 @@ class EmbeddedCorpus(NamedTuple):
 
 
 class QueryEmbeddings(NamedTuple):
-    """Queries ready to be searched. `known_Q`: the user has a history; `history`: item IDs, the newest last."""
+    """Queries to be searched. `known_Q`: the user has a history; `history`: item IDs, the newest last."""
 
     embeddings_QD: F32
     known_Q: npt.NDArray[np.bool_]
@@ -88,7 +90,9 @@ class _Scorer:
         return _Rows(layout, data), known
 
     def pooled_values(self, codes_nC: Tensor, counts: list[int]) -> Tensor | None:
-        """Return the embeddings of categorical values, pooled per feature; values newer than this view count as missing."""
+        """Return the embeddings of categorical values, pooled per feature; values newer than this view count
+        as missing.
+        """
         if not counts:
             return None
         if len(self._value_keys) <= int(codes_nC.max()):
@@ -123,7 +127,9 @@ def embed_corpus(reader: FeatureStoreReader, batch_size: int = 8192) -> Embedded
     meta = dict(reader.items("meta"))
     towers = reader.get("dense", [b"weights"])[0]
     if towers is None or b"config" not in meta:
-        raise StoreError("the feature store holds no commit with a model yet; let stream-trainer commit first")
+        raise StoreError(
+            "the feature store holds no commit with a model yet; let stream-trainer commit first"
+        )
     model = meta[b"config"].decode()
     progress = msgpack.unpackb(meta[b"progress"])
     scorer = _Scorer(towers, model, reader)
@@ -154,7 +160,9 @@ def embed_corpus(reader: FeatureStoreReader, batch_size: int = 8192) -> Embedded
 
 
 def _with_popularity(p_ND: F32, popularity_N: F32, settings: ModelSettings) -> F32:
-    """Append the column that adds weight × log frequency to every score; one pseudo-count an item, so that none is -inf."""
+    """Append the column that adds weight × log frequency to every score; one pseudo-count an item, so that
+    none is -inf.
+    """
     if not settings.popularity_weight or not len(p_ND):
         return p_ND
     shares_N = (popularity_N + 1) / (popularity_N.sum() + len(popularity_N))
@@ -163,14 +171,18 @@ def _with_popularity(p_ND: F32, popularity_N: F32, settings: ModelSettings) -> F
 
 
 class QueryEmbedder:
-    """The user tower of one generation over the newest committed rows. For one thread at a time, as its reader."""
+    """The user tower of one generation over the newest committed rows. For one thread at a time, as its
+    reader.
+    """
 
     def __init__(self, towers: bytes, model: str, reader: FeatureStoreReader) -> None:
         self._scorer = _Scorer(towers, model, reader)
         self._item_keys: list[bytes] = []
 
     def embed(self, user_ids: Sequence[str]) -> QueryEmbeddings:
-        """Embed users as they stand in the reader's commit; unknown users get the embedding of an empty history."""
+        """Embed users as they stand in the reader's commit; unknown users get the embedding of an empty
+        history.
+        """
         scorer = self._scorer
         rows, known_Q = scorer.rows("user", [user.encode() for user in user_ids])
         codes_QL = rows.ints("history").numpy()

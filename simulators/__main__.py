@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from rich.progress import Progress
 from feature_store.configuration import Configuration
 from feature_store.errors import SettingsError
 from feature_store.settings import add_settings_arguments, load_configuration
-from feature_store.telemetry import configure_logging, run_main
+from feature_store.telemetry import StopSignals, configure_logging, run_main
 from simulators.dataset import Dataset, load_dataset
 from simulators.demo import run_demo
 from simulators.evaluate import evaluate_store, feature_overrides, hold_out, learn, replay_into_log, report
@@ -22,7 +23,7 @@ from simulators.replay import create_topics, replay
 from simulators.report import render
 from simulators.synthetic import generate
 from simulators.tables import figures_table
-from simulators.timeline import timeline
+from simulators.timeline import num_events, timeline
 from stream_trainer.open_log import open_log
 
 _FORMATS = ("auto", "2014", "2018", "2023")
@@ -39,23 +40,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="simulator",
-        description="Replays Amazon reviews (2014, 2018 and 2023 formats) as a shop's streams, and evaluates offline.",
+        description="Replays Amazon reviews (2014, 2018, 2023 formats) as streams; evaluates offline.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("replay", help="write a data set's reviews to the configured log as events")
     _add_data(run)
     add_settings_arguments(run)
-    run.add_argument("--speed", default="max", help="max, or how many times faster than real time (default: max)")
+    run.add_argument(
+        "--speed", default="max", help="max, or how many times faster than real time (default: max)"
+    )
     run.set_defaults(run=_replay)
-    run = commands.add_parser("evaluate", help="replay, learn in one pass and rank what was held out, in one go")
+    run = commands.add_parser(
+        "evaluate", help="replay, learn in one pass and rank what was held out, in one go"
+    )
     _add_data(run)
     add_settings_arguments(run)
     run.add_argument("--preset", help="model.preset: default, paper or reproduction")
     run.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
-    run.add_argument("--train-end-ms", type=int, help="split by time: training ends here (with --test-start-ms)")
-    run.add_argument("--test-start-ms", type=int, help="split by time: what was rated 4 or better from here on")
+    run.add_argument(
+        "--train-end-ms", type=int, help="split by time: training ends here (with --test-start-ms)"
+    )
+    run.add_argument(
+        "--test-start-ms", type=int, help="split by time: what was rated 4 or better from here on"
+    )
     run.set_defaults(run=_evaluate)
-    run = commands.add_parser("generate", help="write an Amazon-shaped log with planted preferences (2014 format)")
+    run = commands.add_parser(
+        "generate", help="write an Amazon-shaped log with planted preferences (2014 format)"
+    )
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     run.add_argument("--users", type=int, default=5_000)
     run.add_argument("--items", type=int, default=2_000)
@@ -64,9 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0)
     run.set_defaults(run=_generate)
     run = commands.add_parser("demo", help="the main job from end to end, with a report")
-    run.add_argument("--data", type=Path, metavar="DIR", help=f"default: {_DEMO_DATA} if there, else generated")
+    run.add_argument(
+        "--data", type=Path, metavar="DIR", help=f"default: {_DEMO_DATA} if there, else generated"
+    )
     run.add_argument("--kafka", metavar="HOST:PORT", help="use this broker instead of the embedded log")
-    run.add_argument("--out", type=Path, default=Path("build/demo"), metavar="DIR", help="default: build/demo")
+    run.add_argument(
+        "--out", type=Path, default=Path("build/demo"), metavar="DIR", help="default: build/demo"
+    )
     run.add_argument("--port", type=int, default=8123, help="of the query server (default: 8123)")
     run.add_argument("--seed", type=int, default=0)
     run.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.KEY=VALUE")
@@ -75,9 +90,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with reviews and metadata")
-    parser.add_argument("--format", choices=_FORMATS, default="auto", help="default: told from the file names")
-    parser.add_argument("--k-core", type=int, default=0, help="keep users and items with so many reviews; 0 = all")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder with reviews and metadata"
+    )
+    parser.add_argument(
+        "--format", choices=_FORMATS, default="auto", help="default: told from the file names"
+    )
+    parser.add_argument(
+        "--k-core", type=int, default=0, help="keep users and items with so many reviews; 0 = all"
+    )
     parser.add_argument("--top-categories", type=int, default=0, help="keep the most frequent ones; 0 = all")
     parser.add_argument("--seed", type=int, default=0, help="of slates, delays and learning (default: 0)")
 
@@ -94,7 +115,16 @@ def _replay(args: argparse.Namespace) -> int:
     create_topics(event_log, config.topics)
     writer = event_log.writer()
     try:
-        counts = replay(timeline(dataset, args.seed), writer, config.topics, speed=speed, show_progress=True)
+        with StopSignals() as signals:
+            counts = replay(
+                timeline(dataset, args.seed),
+                writer,
+                config.topics,
+                speed=speed,
+                num_events=num_events(dataset),
+                show_progress=True,
+                wait=signals.wait,
+            )
     finally:
         writer.close()
         event_log.close()
@@ -121,7 +151,10 @@ def _evaluate(args: argparse.Namespace) -> int:
         figures = evaluate_store(config.store.path, held, args.seed)
     Console().print(figures_table(figures, summary.prequential))
     if args.json:
-        result = {**report(held, figures, summary, args.seed), "configuration": config.model_dump(mode="json")}
+        result = {
+            **report(held, figures, summary, args.seed),
+            "configuration": config.model_dump(mode="json"),
+        }
         _write_json(args.json, result)
     return 0
 
@@ -152,8 +185,6 @@ def _demo(args: argparse.Namespace) -> int:
 
 def load_configuration_of(args: argparse.Namespace, defaults: list[str]) -> Configuration:
     """Return the configuration with the command's own defaults under what the user set."""
-    import os
-
     return load_configuration(args.config, [*defaults, *args.overrides], os.environ)
 
 

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from feature_store.configuration import Configuration
 from feature_store.errors import DualstreamError
 from feature_store.settings import load_configuration
-from simulators.evaluate import Held, evaluate_store, feature_overrides, leave_last_out, replay_into_log
+from simulators.evaluate import Held, evaluate_store, feature_overrides, replay_into_log
 from simulators.tables import figures_table, people_table
 
 _POLL_SECONDS = 0.25
@@ -71,20 +71,20 @@ class Trickle(threading.Thread):
         self._url = url
         self._users = users
         self._random = random.Random(seed)
-        self._stop = threading.Event()
+        self._stopping = threading.Event()
         self._start = time.monotonic()
         self.answers: list[dict[str, Any]] = []
 
     def run(self) -> None:
         """Ask until stopped."""
-        while not self._stop.wait(_QUERY_SECONDS):
+        while not self._stopping.wait(_QUERY_SECONDS):
             status, body = ask(self._url, self._random.choice(self._users), 10)
             answer = {key: body.get(key) for key in ("generation", "commit", "source")}
             self.answers.append({"seconds": time.monotonic() - self._start, "status": status, **answer})
 
     def stop(self) -> None:
         """Ask no more."""
-        self._stop.set()
+        self._stopping.set()
         self.join()
 
 
@@ -150,9 +150,9 @@ def run_demo(
         "prequential": summary["prequential"],
         "generations": generations,
         "seconds": seconds,
-        "story": f"{source}: {len(held.train.reviews):,} reviews replayed as {num_events:,} events and learned in one pass, "
-        f"{summary['num_commits']} commits; {len(generations)} generations served to {len(answers)} queries meanwhile; "
-        f"{seconds:.0f} s in all.",
+        "story": f"{source}: {len(held.train.reviews):,} reviews replayed as {num_events:,} events and "
+        f"learned in one pass, {summary['num_commits']} commits; {len(generations)} generations served to "
+        f"{len(answers)} queries meanwhile; {seconds:.0f} s in all.",
     }
     console.print(figures_table(figures, summary["prequential"]))
     console.print(people_table(people))
@@ -162,7 +162,9 @@ def run_demo(
 def _stream(
     folder: Path, config: Configuration, held: Held, arguments: list[str], num_events: int, seed: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Run the daemons until the trainer is through the log; return its summary, the answers, and three people."""
+    """Run the daemons until the trainer is through the log; return its summary, the answers, and three
+    people.
+    """
     summary_path = folder / "trainer.json"
     running: list[Process] = []
     user_ids = held.train.reviews.user_ids
@@ -170,7 +172,7 @@ def _stream(
         trainer_arguments = ["run", "--until-end", "--summary", str(summary_path), *arguments]
         trainer = Process(folder, "trainer", "stream_trainer", trainer_arguments)
         running += [trainer]
-        _wait_for(lambda: (config.store.path / "CURRENT").exists(), trainer)
+        _wait_for((config.store.path / "CURRENT").exists, trainer)
         running += [Process(folder, "refresher", "index_refresher", ["run", *arguments])]
         running += [Process(folder, "server", "index_refresher", ["serve", *arguments])]
         url = f"http://127.0.0.1:{config.serve.port}"
@@ -209,7 +211,9 @@ def _show_progress(trainer: Process, url: str, trickle: Trickle, num_events: int
             if commits:
                 progress.update(task, completed=int(commits[-1].split(", ")[-1].split()[0]))
             seen = {a["generation"] for a in trickle.answers if a["generation"] is not None}
-            progress.update(task, description=f"learning; {len(trickle.answers)} queries, {len(seen)} generations")
+            progress.update(
+                task, description=f"learning; {len(trickle.answers)} queries, {len(seen)} generations"
+            )
             time.sleep(_POLL_SECONDS)
         progress.update(task, completed=num_clicks)
 
@@ -231,7 +235,9 @@ def _people(url: str, held: Held, seed: int) -> list[dict[str, Any]]:
     counts: dict[int, int] = {}
     for user in reviews.users.tolist():
         counts[user] = counts.get(user, 0) + 1
-    chosen = random.Random(seed).sample(sorted(user for user, n in counts.items() if 4 <= n <= 8), _NUM_PEOPLE)
+    chosen = random.Random(seed).sample(
+        sorted(user for user, n in counts.items() if 4 <= n <= 8), _NUM_PEOPLE
+    )
     people = []
     for user in chosen:
         status, body = ask(url, reviews.user_ids[user], _SHOWN)

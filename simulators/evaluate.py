@@ -1,7 +1,7 @@
 """Offline evaluation: replay, learn, and rank what each user did next over the whole corpus.
 
-Owns the protocol. Items that a user has in training are left out; equal scores share the middle rank; queries are made as the server makes them,
-from the committed store. Legend: Q queries, N items, D embedding width.
+Owns the protocol. Items that a user has in training are left out; equal scores share the middle rank; queries
+are made as the server makes them, from the committed store. Legend: Q queries, N items, D embedding width.
 """
 
 import threading
@@ -20,7 +20,7 @@ from index_refresher.embed import EmbeddedCorpus, QueryEmbedder, embed_corpus
 from simulators.dataset import Dataset, Reviews, TimeSplit, leave_last_out, split_by_time
 from simulators.metrics import hit_rate, middle_ranks, mrr, ndcg
 from simulators.replay import create_topics, replay
-from simulators.timeline import timeline
+from simulators.timeline import num_events, timeline
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.open_log import open_log
 from stream_trainer.trainer import Summary, Trainer
@@ -71,7 +71,14 @@ def replay_into_log(config: Configuration, train: Dataset, seed: int, show_progr
     create_topics(event_log, config.topics)
     writer = event_log.writer()
     try:
-        return sum(replay(timeline(train, seed), writer, config.topics, show_progress=show_progress).values())
+        counts = replay(
+            timeline(train, seed),
+            writer,
+            config.topics,
+            num_events=num_events(train),
+            show_progress=show_progress,
+        )
+        return sum(counts.values())
     finally:
         writer.close()
         event_log.close()
@@ -94,8 +101,8 @@ def learn(config: Configuration, on_progress: Progress) -> Summary:
 def evaluate_store(store: Path, held: Held, seed: int) -> dict[str, dict[str, float]]:
     """Rank the held-out items by the committed model, by popularity in training and at random.
 
-    Returns for each of `dat`, `popularity`, `random`: hr@10, hr@50, hr@100, mrr10 (MRR × 10), ndcg@10, and recall@10 and
-    recall@50 (the mean over users, which differs where a user has several held-out items).
+    Returns for each of `dat`, `popularity`, `random`: hr@10, hr@50, hr@100, mrr10 (MRR × 10), ndcg@10, and
+    recall@10 and recall@50 (the mean over users, which differs where a user has several held-out items).
     """
     reader = FeatureStoreReader(store)
     try:
@@ -127,7 +134,9 @@ def _places(corpus: EmbeddedCorpus, reviews: Reviews) -> npt.NDArray[np.int64]:
     place_of = {item_id: place for place, item_id in enumerate(corpus.item_ids)}
     missing = [item_id for item_id in reviews.item_ids if item_id not in place_of]
     if missing:
-        raise DataError(f"{len(missing)} items of the data are not in the corpus, the first is '{missing[0]}'")
+        raise DataError(
+            f"{len(missing)} items of the data are not in the corpus, the first is '{missing[0]}'"
+        )
     return np.array([place_of[item_id] for item_id in reviews.item_ids], np.int64)
 
 

@@ -14,9 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1d2733; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem; color: #1d2733; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; } td, th { padding: .3rem .9rem; border-bottom: 1px solid #d8dee6; text-align: right; }
+table { border-collapse: collapse; }
+td, th { padding: .3rem .9rem; border-bottom: 1px solid #d8dee6; text-align: right; }
 td:first-child, th:first-child { text-align: left; } tr.best td { font-weight: 600; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(27rem, 1fr)); gap: 1rem; }
 img { width: 100%; } .person { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5rem; }
@@ -31,7 +33,9 @@ def render(report: Mapping[str, Any]) -> str:
     """Return the page for what `demo` measured."""
     pictures = [
         _picture("Loss while learning", "positives learned", "loss", _loss, report),
-        _picture("Hit rate at 50, before learning each batch", "positives learned", "hit rate", _hits, report),
+        _picture(
+            "Hit rate at 50, before learning each batch", "positives learned", "hit rate", _hits, report
+        ),
         _picture("Generations served", "seconds", "commit of the served generation", _generations, report),
         _picture("Lag of the trainer", "seconds", "records", _lag, report),
     ]
@@ -43,7 +47,8 @@ def render(report: Mapping[str, Any]) -> str:
 <p>{html.escape(report["story"])}</p>
 <h2>Each user's last item, ranked over all {report["num_items"]:,} items</h2>
 {_table(report["figures"])}
-<p><small>Items that a user already has are left out. Seed {report["seed"]}; {report["num_test"]:,} users.</small></p>
+<p><small>Items that a user already has are left out.
+Seed {report["seed"]}; {report["num_test"]:,} users.</small></p>
 <h2>While it learned</h2>
 <div class="pictures">{"".join(pictures)}</div>
 <h2>Three people</h2>
@@ -69,7 +74,8 @@ def _person(person: Mapping[str, Any]) -> str:
 
     return (
         f"<h3>{html.escape(person['user_id'])}</h3><div class='person'><div>Bought, the newest last"
-        f"{listed('ul', person['bought'])}</div><div>Would be shown <small>(source: {html.escape(person['source'])}, generation "
+        f"{listed('ul', person['bought'])}</div><div>Would be shown "
+        f"<small>(source: {html.escape(person['source'])}, generation "
         f"{html.escape(str(person['generation']))})</small>{listed('ol', person['shown'])}</div></div>"
     )
 

@@ -8,7 +8,9 @@ from rich.table import Table
 from simulators.report import COLUMNS, NAMES
 
 
-def figures_table(figures: Mapping[str, Mapping[str, float]], prequential: Sequence[Sequence[float]]) -> Table:
+def figures_table(
+    figures: Mapping[str, Mapping[str, float]], prequential: Sequence[Sequence[float]]
+) -> Table:
     """Return the table of models; the prequential figures are means over the second half of the stream."""
     table = Table(title="each held-out item ranked over the whole corpus")
     table.add_column("model")

@@ -23,7 +23,10 @@ _EXIT_CODES = """exit codes:
   5   a configured topic does not exist
   6   the log deleted records that were not learned yet
   7   a topic was deleted and made again
-  8   the feature store cannot be used (9: another trainer holds it, 10: corrupt, 11: made with other settings)
+  8   the feature store cannot be used
+  9   another trainer holds the feature store
+  10  the feature store is corrupt
+  11  the feature store was made with settings that these cannot continue
 """
 
 
@@ -36,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stream-trainer",
-        description="Learns DAT continuously from the streams of items, users, impressions and clicks, exactly once.",
+        description="Learns DAT from the streams of items, users, impressions and clicks, exactly once.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -48,9 +51,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_settings_arguments(run)
-    run.add_argument("--until-end", action="store_true", help="stop at the end the log has now: a bounded replay")
-    run.add_argument("--summary", type=Path, metavar="FILE", help="write what was done to FILE, as JSON, at the end")
-    run.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING"), help="default: INFO")
+    run.add_argument(
+        "--until-end", action="store_true", help="stop at the end the log has now: a bounded replay"
+    )
+    run.add_argument(
+        "--summary", type=Path, metavar="FILE", help="write what was done to FILE, as JSON, at the end"
+    )
+    run.add_argument(
+        "--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING"), help="default: INFO"
+    )
     return parser
 
 

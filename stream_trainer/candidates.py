@@ -1,7 +1,7 @@
 """Which items a batch scores, and where each stands: positives, negatives of several kinds, histories.
 
-Pure. Each distinct item is gathered once, and embedded once if any candidate is it. Legend: B positives, S own, H shown, M shared
-negatives, L history, T items for the tower, I all items.
+Pure. Each distinct item is gathered once, and embedded once if any candidate is it. Legend: B positives, S
+own, H shown, M shared negatives, L history, T items for the tower, I all items.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Candidates:
     """Places in `numbers_I` of the items that go through the tower; None: all of them."""
     positive_B: Tensor
     own_BX: Tensor
-    """Own and shown negatives; -1 where there is none. Like `positive_B` and `shared_M`, places among the T."""
+    """Own and shown negatives, -1 where there is none. As `positive_B` and `shared_M`: places among the T."""
     shared_M: Tensor
     history_BL: Tensor
     """Places among the I, -1 where there is none."""
@@ -57,7 +57,8 @@ def lay_out(items_B: I64, own_BX: I64, shared_M: I64, history_BL: npt.NDArray[np
 def score(
     candidates: Candidates, users_BD: Tensor, items_TD: Tensor, in_batch: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return inner products (B, J) with the positive first, which of them count (B, J), and whose they are (B, J) in T.
+    """Return inner products (B, J) with the positive first, which of them count (B, J), and whose they are
+    (B, J) in T.
 
     A negative that is the positive itself does not count, nor does a place that is empty.
     """

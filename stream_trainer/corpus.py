@@ -1,7 +1,7 @@
 """The live corpus: which items may be recommended and drawn as negatives right now.
 
-Pure. Owns the list of item numbers in it, in an order that is a function of the stream (added at the end; a deleted one's place
-is taken by the last), because negatives are drawn by place.
+Pure. Owns the list of item numbers in it, in an order that is a function of the stream (added at the end; a
+deleted one's place is taken by the last), because negatives are drawn by place.
 """
 
 from collections.abc import Iterable
@@ -49,7 +49,9 @@ class Corpus:
         self._size += 1
 
     def add_seen(self, number: int) -> None:
-        """Put an item in that was clicked without an upsert, unless it was deleted: a late click must not revive it."""
+        """Put an item in that was clicked without an upsert, unless it was deleted: a late click must not
+        revive it.
+        """
         if self._place_of.get(number, _NEVER_SEEN) == _NEVER_SEEN:
             self.add(number)
 

@@ -18,7 +18,9 @@ class TopicPartition(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One message as the log holds it. `offset` is its own place; `timestamp_ms` is the log's, not the event's."""
+    """One message as the log holds it. `offset` is its own place; `timestamp_ms` is the log's, not the
+    event's.
+    """
 
     topic: str
     partition: int
@@ -40,7 +42,8 @@ class EventReader(Protocol):
         """
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """Return what is there, in offset order within a partition; empty after `timeout_s`, never blocks longer.
+        """Return what is there, in offset order within a partition; empty after `timeout_s`, never blocks
+        longer.
 
         Values and keys are bytes as written. An empty value (None or b"") means delete.
         """

@@ -1,8 +1,9 @@
 """Examples as columns: a positive, and what was known of its user at its own time.
 
-Pure. Owns the record's layout, and the fold of a batch of user operations over user rows that fills it in. An example is filled in before its own click
-enters its user's history, so that it never sees its answer.
-Legend: B examples, O operations, L history length, D augmented width, C categorical values, N numeric features, H shown negatives.
+Pure. Owns the record's layout, and the fold of a batch of user operations over user rows that fills it in. An
+example is filled in before its own click enters its user's history, so that it never sees its answer. Legend:
+B examples, O operations, L history length, D augmented width, C categorical values, N numeric features, H
+shown negatives.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ Records = npt.NDArray[np.void]
 
 
 class UserOp(NamedTuple):
-    """One thing that happened to a user, in stream order: a positive, an upsert of features, or a deletion."""
+    """One thing that happened to a user: a positive, an upsert of features, or a deletion."""
 
     user_id: str
     item: int = NO_ITEM
@@ -81,7 +82,8 @@ class Examples(NamedTuple):
 def fold_users(table: RowTable, ops: Sequence[UserOp], widths: ExampleWidths) -> Examples:
     """Apply operations to their users' rows in stream order, and return the examples among them.
 
-    Works in waves, the n-th operation of every user at once, because a user's own order matters and nobody else's does.
+    Works in waves, the n-th operation of every user at once, because a user's own order matters and nobody
+    else's does.
     """
     positives = [op for op in ops if op.is_positive]
     records = np.zeros(len(positives), widths.dtype())

@@ -1,6 +1,8 @@
-"""Features of events as arrays: which ones count is configuration, and unknown or missing values are ordinary.
+"""Features of events as arrays: which ones count is configuration, and unknown or missing values are
+ordinary.
 
-Pure. Owns the order of features in a row and the treatment of numbers. Legend: C kept categorical values, N numeric features.
+Pure. Owns the order of features in a row and the treatment of numbers. Legend: C kept categorical values, N
+numeric features.
 """
 
 import math
@@ -39,7 +41,8 @@ class FeatureEncoder:
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Return value numbers (C,), MISSING where there is none, and numbers (N,), NaN where there is none.
 
-        A value of the wrong kind (a text where a number is configured) counts as missing: the model must go on.
+        A value of the wrong kind (a text where a number is configured) counts as missing: the model must go
+        on.
 
         >>> encoder = FeatureEncoder({"category": 2}, ["price"], Numbering())
         >>> codes, numbers = encoder.encode({"category": ["toys"], "price": 3})

@@ -1,8 +1,9 @@
-"""The streaming estimate of how often each item is the positive: for logQ, for the popularity term, for cold users.
+"""The streaming estimate of how often each item is the positive: for logQ, for the popularity term, for cold
+users.
 
-Pure. An item's row keeps a decayed count and the number of positives learned when it was last brought up to date. Every occurrence counts, also
-several in one batch: counting at most one a batch underestimates popular items (tensorflow/recommenders#635).
-Legend: n items.
+Pure. An item's row keeps a decayed count and the number of positives learned when it was last brought up to
+date. Every occurrence counts, also several in one batch: counting at most one a batch underestimates popular
+items (tensorflow/recommenders#635). Legend: n items.
 """
 
 import numpy as np
@@ -12,7 +13,8 @@ F32 = npt.NDArray[np.float32]
 
 
 def decayed(count_n: F32, at_n: npt.NDArray[np.int32], now: int, half_life: float) -> F32:
-    """Return the counts as of `now`, all clocks in positives learned: each past positive weighs 2^(-age / half_life).
+    """Return the counts as of `now`, all clocks in positives learned: each past positive weighs 2^(-age /
+    half_life).
 
     >>> decayed(np.array([8.0], np.float32), np.array([100], np.int32), 300, 100.0).tolist()
     [2.0]
@@ -31,5 +33,7 @@ def total_count(num_positives: int, half_life: float) -> float:
 
 
 def probability(count_n: F32, total: float, num_items: int) -> F32:
-    """Return the smoothed probability that a positive is each item: one pseudo-count an item, so that none is zero."""
+    """Return the smoothed probability that a positive is each item: one pseudo-count an item, so that none is
+    zero.
+    """
     return ((count_n + 1.0) / (total + max(num_items, 1))).astype(np.float32)

@@ -1,6 +1,7 @@
 """Rows of a batch, gathered once, as the tensors that the towers take; and put back once after learning.
 
-Owns the way from slots to `ItemInputs`. Legend: n rows gathered, E learned floats, W row width, T items in the tower.
+Owns the way from slots to `ItemInputs`. Legend: n rows gathered, E learned floats, W row width, T items in
+the tower.
 """
 
 import numpy as np
@@ -17,7 +18,9 @@ I64 = npt.NDArray[np.int64]
 
 
 class GatheredRows:
-    """Distinct rows of one table. Each learned field is a leaf of its own, contiguous, where its gradient arrives."""
+    """Distinct rows of one table. Each learned field is a leaf of its own, contiguous, where its gradient
+    arrives.
+    """
 
     def __init__(self, table: RowTable, slots: I64, learn: bool) -> None:
         self._table = table
@@ -50,7 +53,9 @@ class GatheredRows:
 
 
 class GatheredValues:
-    """The embeddings of the categorical values of a batch, each value gathered once for items and users together."""
+    """The embeddings of the categorical values of a batch, each value gathered once for items and users
+    together.
+    """
 
     def __init__(self, table: RowTable, item_values_TC: Tensor, user_values_BC: Tensor, learn: bool) -> None:
         flat = torch.cat([item_values_TC.reshape(-1), user_values_BC.reshape(-1)]).long().numpy()

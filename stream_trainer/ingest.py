@@ -1,7 +1,7 @@
 """From the log to events in merge order: polls, decodes, sends what is bad to the dead-letter topic, merges.
 
-Owns the reader, the merge and the writer of dead letters. Never learns; offsets are returned with each event and become durable only
-with the commit.
+Owns the reader, the merge and the writer of dead letters. Never learns; offsets are returned with each event
+and become durable only with the commit.
 """
 
 import logging
@@ -77,15 +77,17 @@ class Ingest:
         for topic, stored in stored_ids.items():
             if topic in ids and ids[topic] != stored:
                 raise TopicRecreatedError(
-                    f"topic '{topic}' was deleted and made again since the last commit (its id was {stored}, now {ids[topic]}), so "
-                    "the stored offsets name other records; what stood in the old topic after them is lost. Start with a new store.path, "
-                    "or replay into a topic of another name"
+                    f"topic '{topic}' was deleted and made again since the last commit (its id was {stored}, "
+                    f"now {ids[topic]}), so the stored offsets name other records; what the old topic held "
+                    "after them is lost. Start with a new store.path, or use a topic of another name"
                 )
         beginning = self._log.beginning_offsets(partitions)
         known = {p for p in next_offsets if p.topic in ids}
         gone = sorted(known - set(partitions))
         if gone:
-            raise OffsetLostError(f"partitions with stored offsets are gone: {gone}; their unread records are lost")
+            raise OffsetLostError(
+                f"partitions with stored offsets are gone: {gone}; their unread records are lost"
+            )
         self._position = {p: next_offsets.get(p, beginning[p]) for p in partitions}
         self._reader.assign(self._position)
         self._ends = self._reader.end_offsets()
@@ -107,7 +109,7 @@ class Ingest:
         return behind + sum(self._merge.waiting(p) for p in self._position)
 
     def next_events(self, max_events: int, timeout_s: float) -> list[Merged]:
-        """Return the next events in merge order, polling if none is ready; possibly empty after `timeout_s`."""
+        """Return the next events in merge order, polling if none is ready; maybe none after `timeout_s`."""
         ready = self._merge.pop_ready(max_events)
         if not ready:
             self._poll(timeout_s)
@@ -187,7 +189,11 @@ class Ingest:
             self._next_look = now + timeout
         for partition in sorted(self._open):
             silent = now - self._last_seen[partition] >= timeout
-            if silent and not self._merge.waiting(partition) and self._position[partition] >= self._ends[partition]:
+            if (
+                silent
+                and not self._merge.waiting(partition)
+                and self._position[partition] >= self._ends[partition]
+            ):
                 self._merge.idle(partition)
                 self._open.discard(partition)
 

@@ -1,7 +1,8 @@
 """Impressions and clicks become positives: a windowed join in event time.
 
-Pure. Owns what waits, in bounded buffers, and the counts of every outcome. Time moves only by `advance`. What is closed is forgotten: a click
-after that is unmatched, not late, because it cannot be told from one whose impression never came.
+Pure. Owns what waits, in bounded buffers, and the counts of every outcome. Time moves only by `advance`. What
+is closed is forgotten: a click after that is unmatched, not late, because it cannot be told from one whose
+impression never came.
 """
 
 from collections.abc import Iterable
@@ -26,7 +27,7 @@ class Origin(NamedTuple):
 
 
 class Positive(NamedTuple):
-    """One click to learn. `shown` are the slate's items that were not clicked, known only when windows close."""
+    """One click to learn. `shown`: the slate's items not clicked, known only when windows close."""
 
     user_id: str
     item_id: str
@@ -145,7 +146,7 @@ class Joiner:
         return positives
 
     def take_changes(self) -> dict[bytes, bytes | None]:
-        """Return the entries that changed since the last call, None for those that are gone, for the commit."""
+        """Return the entries changed since the last call, None for those that are gone, for the commit."""
         changes: dict[bytes, bytes | None] = {}
         for entry in self._changed:
             value = self._encode(*entry)
@@ -230,7 +231,9 @@ class Joiner:
         ]
 
     def _drop_oldest_click(self) -> list[Positive]:
-        """Give up the click that waited longest; entries of clicks that were matched meanwhile are passed over."""
+        """Give up the click that waited longest; entries of clicks that were matched meanwhile are passed
+        over.
+        """
         _, sequence, key = heappop(self._early_heap)
         waiting = self._early.get(key, [])
         found = [click for click in waiting if click.sequence == sequence]

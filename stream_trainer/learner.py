@@ -1,7 +1,8 @@
 """One learning step: examples in, rows and weights moved.
 
-Owns the order of a step: gather every row once, score, back-propagate, put every row back once. Never polls, joins or commits.
-Legend: B examples (new first, then rehearsed), N new ones, I distinct items, T items in the tower, D output width.
+Owns the order of a step: gather every row once, score, back-propagate, put every row back once. Never polls,
+joins or commits. Legend: B examples (new first, then rehearsed), N new ones, I distinct items, T items in the
+tower, D output width.
 """
 
 from typing import NamedTuple
@@ -60,7 +61,10 @@ class Learner:
         """
         records = examples.records
         candidates = lay_out(
-            records["item"], self._own_negatives(examples), self._shared_negatives(examples), records["history"]
+            records["item"],
+            self._own_negatives(examples),
+            self._shared_negatives(examples),
+            records["history"],
         )
         items = GatheredRows(self.tables.item, self.tables.item.slots(candidates.numbers_I), learn=True)
         users, place_B = self._gather_users(examples.users)
@@ -135,7 +139,11 @@ class Learner:
     def _shared_negatives(self, examples: Examples) -> npt.NDArray[np.int64]:
         settings, first = self.config.learning, examples.records[0]
         return shared_negatives(
-            settings.seed, self.corpus, int(first["partition"]), int(first["offset"]), settings.shared_negatives
+            settings.seed,
+            self.corpus,
+            int(first["partition"]),
+            int(first["offset"]),
+            settings.shared_negatives,
         )
 
     def _gather_users(self, users: list[str]) -> tuple[GatheredRows | None, Tensor | None]:
@@ -193,8 +201,9 @@ class Learner:
     def _log_expected(
         self, items: GatheredRows, candidates: Candidates, num_positives: int, num_queries: int
     ) -> Tensor:
-        """Return the logarithm of each item's expected count among a batch's candidates (T,), over all the ways to be drawn:
-        (uniform draws) / corpus size + (in-batch queries) × its probability of being a positive (Yang et al., WWW 2020).
+        """Return the logarithm of each item's expected count among a batch's candidates (T,), over all the
+        ways to be drawn: (uniform draws) / corpus size + (in-batch queries) × its probability of being a
+        positive (Yang et al., WWW 2020).
         """
         learning = self.config.learning
         half_life = learning.frequency_half_life
@@ -207,7 +216,9 @@ class Learner:
         total = frequency.total_count(num_positives, half_life)
         probability_I = frequency.probability(count_I, total, len(self.corpus))
         uniform = learning.negatives_per_positive + learning.shared_negatives
-        expected_I = uniform / max(len(self.corpus), 1) + learning.in_batch_negatives * num_queries * probability_I
+        expected_I = (
+            uniform / max(len(self.corpus), 1) + learning.in_batch_negatives * num_queries * probability_I
+        )
         log_expected = torch.from_numpy(np.log(expected_I).astype(np.float32))
         return log_expected if candidates.tower_T is None else log_expected[candidates.tower_T]
 
@@ -228,7 +239,9 @@ class Learner:
         items.ints("frequency_at")[places, 0] = now
 
     def _advance_means(self, examples: Examples, num_new: int) -> None:
-        """Bring a_u up to date with the positives just learned: the running mean of stopped p_v that minimises loss_u."""
+        """Bring a_u up to date with the positives just learned: the running mean of stopped p_v that
+        minimises loss_u.
+        """
         table = self.tables.user
         numbers, place = np.unique(examples.records["item"][:num_new], return_inverse=True)
         embedding = self.embed_items(numbers).numpy()[place]

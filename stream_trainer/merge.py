@@ -1,8 +1,8 @@
 """One order for the records of all partitions, a function of the logs' content alone.
 
-Pure. Within a partition records keep their order; across partitions the smallest event time so far comes first, then topic, then partition. "So far"
-is the running maximum within the partition: an event that arrives late does not jump the queue. A partition that may still get records holds the rest
-back while it is empty.
+Pure. Within a partition records keep their order; across partitions the smallest event time so far comes
+first, then topic, then partition. "So far" is the running maximum within the partition: an event that arrives
+late does not jump the queue. A partition that may still get records holds the rest back while it is empty.
 """
 
 from collections import deque
@@ -41,7 +41,7 @@ class Merge(Generic[T]):
         self._released: set[TopicPartition] = set()
 
     def push(self, partition: TopicPartition, items: Iterable[tuple[int | None, T]]) -> None:
-        """Add what was polled, with event times in ms; None (undecodable) takes the partition's time so far."""
+        """Add what was polled, with event times in ms; None takes the partition's time so far."""
         queue, latest = self._queue[partition], self._pushed_ms[partition]
         was_empty = not queue
         for ts_ms, item in items:

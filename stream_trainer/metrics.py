@@ -19,13 +19,17 @@ class TrainerMetrics:
             return Histogram(f"dualstream_trainer_{name}", text, registry=registry, buckets=_SECONDS)
 
         self.events = counter("events_total", "Events applied", ("topic",))
-        self.dead_letters = counter("dead_letters_total", "Messages sent to the dead-letter topic", ("reason",))
+        self.dead_letters = counter(
+            "dead_letters_total", "Messages sent to the dead-letter topic", ("reason",)
+        )
         self.join = gauge("join_events", "Outcomes of the join since the start of the process", ("outcome",))
         self.buffered = gauge("buffered", "Events that wait", ("buffer",))
         self.positives = counter("positives_total", "Positives learned for the first time")
         self.rehearsed = counter("rehearsed_total", "Examples learned again")
         self.loss = gauge("loss", "Loss of the last step", ("part",))
-        self.hit_rate = gauge("prequential_hit_rate", "Share of positives ranked in the first 50 before being learned")
+        self.hit_rate = gauge(
+            "prequential_hit_rate", "Share of positives ranked in the first 50 before being learned"
+        )
         self.mrr = gauge("prequential_mrr", "Mean reciprocal rank of positives before being learned")
         self.batch_seconds = seconds("batch_seconds", "Time of one learning step")
         self.commit_seconds = seconds("commit_seconds", "Time of one commit")
@@ -35,5 +39,7 @@ class TrainerMetrics:
         self.lag_seconds = gauge("lag_seconds", "Wall clock less event time of the last event applied")
         self.rows = gauge("rows_in_memory", "Rows in memory", ("table",))
         self.rows_evicted = gauge("rows_evicted", "Rows evicted since the start of the process", ("table",))
-        self.rows_read = gauge("rows_read", "Rows read from the store since the start of the process", ("table",))
+        self.rows_read = gauge(
+            "rows_read", "Rows read from the store since the start of the process", ("table",)
+        )
         self.corpus_items = gauge("corpus_items", "Items that may be recommended")

@@ -13,7 +13,8 @@ I64 = npt.NDArray[np.int64]
 
 
 def own_negatives(seed: int, corpus: Corpus, partitions_B: I64, offsets_B: I64, num_draws: int) -> I64:
-    """Draw S item numbers for each positive, uniform over the corpus: (B, S); (B, 0) while the corpus is empty.
+    """Draw S item numbers for each positive, uniform over the corpus: (B, S); (B, 0) while the corpus is
+    empty.
 
     A draw may hit the positive itself; the loss masks it, so that the draw stays uniform.
     """
@@ -28,4 +29,5 @@ def shared_negatives(seed: int, corpus: Corpus, partition: int, offset: int, num
     if not len(corpus) or not num_draws:
         return np.zeros(0, np.int64)
     keys = event_keys(seed, Purpose.SHARED_NEGATIVE, [partition], [offset])
-    return corpus.numbers[draw_below(keys, num_draws, len(corpus))[0]]
+    drawn: I64 = corpus.numbers[draw_below(keys, num_draws, len(corpus))[0]]
+    return drawn

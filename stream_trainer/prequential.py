@@ -1,7 +1,8 @@
 """Predict first, learn later: how well the model ranks positives that it has not learned yet.
 
-Owns running figures only; never changes what is learned. One batch in `prequential_every` is ranked over the live corpus (thinned
-evenly if it is large), items of the user's stored history left out. Ties take the middle rank. Legend: B examples, n corpus items.
+Owns running figures only; never changes what is learned. One batch in `prequential_every` is ranked over the
+live corpus (thinned evenly if it is large), items of the user's stored history left out. Ties take the middle
+rank. Legend: B examples, n corpus items.
 """
 
 import numpy as np
@@ -17,7 +18,9 @@ _CHUNK = 8192
 
 
 class Prequential:
-    """Ranks a batch now and then. `curve` holds (positives learned so far, hit rate at 50, mean reciprocal rank)."""
+    """Ranks a batch now and then. `curve` holds (positives learned so far, hit rate at 50, mean reciprocal
+    rank).
+    """
 
     def __init__(self, settings: LearningSettings) -> None:
         self._settings = settings
@@ -30,7 +33,9 @@ class Prequential:
         return self._settings.prequential_every > 0 and step % self._settings.prequential_every == 0
 
     def prepare(self, learner: Learner) -> None:
-        """Embed the corpus, before the batch's own rows are brought into memory: large corpora may push others out."""
+        """Embed the corpus, before the batch's own rows are brought into memory: large corpora may push
+        others out.
+        """
         numbers = learner.corpus.numbers
         stride = -(-len(numbers) // self._settings.prequential_max_items) or 1
         self._numbers = numbers[::stride].copy()

@@ -1,7 +1,8 @@
-"""The rehearsal memory: the newest learned examples, kept for being drawn again beside new ones (experience replay).
+"""The rehearsal memory: the newest learned examples, kept for being drawn again beside new ones (experience
+replay).
 
-Pure. Owns a ring of records. An example is kept as it was at its own time, its user's history and augmented vector included, because
-today's values already hold its answer. Legend: B new examples, X ratio, P capacity.
+Pure. Owns a ring of records. An example is kept as it was at its own time, its user's history and augmented
+vector included, because today's values already hold its answer. Legend: B new examples, X ratio, P capacity.
 """
 
 from collections.abc import Iterable
@@ -38,8 +39,8 @@ class Rehearsal:
             place = int.from_bytes(key, "big")
             if place >= capacity or len(value) < size:
                 raise StoreMismatchError(
-                    "the stored rehearsal memory does not fit learning.rehearsal_capacity or the [model] and [features] widths; "
-                    "keep those settings, or start with a new store.path"
+                    "the stored rehearsal memory does not fit learning.rehearsal_capacity or the widths of "
+                    "[model] and [features]; keep those settings, or start with a new store.path"
                 )
             self._records[place] = np.frombuffer(value[:size], self._records.dtype)[0]
             self._users[place] = value[size:].decode()

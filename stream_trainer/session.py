@@ -1,7 +1,7 @@
 """What one event does: join it, change features and corpus, and learn when a batch is full.
 
-Owns the rule of when pending examples are learned. The order of effects is a function of the events' order alone, so a replay repeats it. Never polls or
-decodes; time is the stream's.
+Owns the rule of when pending examples are learned. The order of effects is a function of the events' order
+alone, so a replay repeats it. Never polls or decodes; time is the stream's.
 """
 
 import time
@@ -16,15 +16,19 @@ from stream_trainer.prequential import Prequential
 from stream_trainer.state import TrainerState
 
 _MAX_ITEM_CHANGES = 4096
-_OPS_PER_EXAMPLE = 16  # so many feature upserts an example may wait for the batch to fill, then it is learned short
+_OPS_PER_EXAMPLE = (
+    16  # so many feature upserts an example may wait for the batch to fill, then it is learned short
+)
 
 OnStep = Callable[[dict[str, float], int, int, float], None]
 
 
 class Session:
-    """Applies events to the state. `on_step` hears of each step: losses, new and rehearsed examples, seconds."""
+    """Applies events to the state. `on_step` hears of each step: losses, new and rehearsed, seconds."""
 
-    def __init__(self, config: Configuration, state: TrainerState, on_step: OnStep, commit: Callable[[], None]) -> None:
+    def __init__(
+        self, config: Configuration, state: TrainerState, on_step: OnStep, commit: Callable[[], None]
+    ) -> None:
         self.state = state
         self.prequential = Prequential(config.learning)
         self._config = config
@@ -40,7 +44,7 @@ class Session:
         return self._num_pending
 
     def apply(self, partition: TopicPartition, offset: int, ts_ms: int, event: Event | None) -> None:
-        """Apply one record in merge order; None is one that could not be decoded, whose place still counts."""
+        """Apply one record in merge order; None could not be decoded, but its place still counts."""
         if isinstance(event, ItemFeatures | Deleted):
             self._learn_before_change(event)
         state = self.state
@@ -63,7 +67,9 @@ class Session:
             self.flush()
 
     def flush(self) -> None:
-        """Learn what is pending, though the batch is not full: at the end of a replay, or when examples waited too long."""
+        """Learn what is pending, though the batch is not full: at the end of a replay, or when examples
+        waited too long.
+        """
         while self.state.pending:
             self._learn(self._config.learning.batch_size)
 
@@ -106,7 +112,9 @@ class Session:
         self._pending_items.add(number)
 
     def _learn_before_change(self, event: ItemFeatures | Deleted) -> None:
-        """Learn pending examples of an item whose features are about to change: they happened before the change."""
+        """Learn pending examples of an item whose features are about to change: they happened before the
+        change.
+        """
         if isinstance(event, Deleted) and event.kind != EventKind.ITEM:
             return
         if self.state.item_numbers.get(event.id) in self._pending_items:
@@ -139,7 +147,7 @@ class Session:
         self._on_step(losses, len(new), len(rehearsed), time.perf_counter() - start)
 
     def _take_ops(self, num_examples: int) -> list[UserOp]:
-        """Take operations up to the last of `num_examples` positives; all of them if there are not so many."""
+        """Take operations up to the last of `num_examples` positives; all if there are not so many."""
         pending = self.state.pending
         end = len(pending)
         if self._num_pending > num_examples:

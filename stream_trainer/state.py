@@ -1,6 +1,7 @@
 """Everything the trainer knows, as one thing that is loaded from the store and committed to it as a whole.
 
-Owns which column family each part lives in, and the check that a store fits the settings. Never learns, polls or joins by itself.
+Owns which column family each part lives in, and the check that a store fits the settings. Never learns, polls
+or joins by itself.
 """
 
 import json
@@ -31,11 +32,19 @@ from stream_trainer.rehearsal import Rehearsal
 
 # Settings that a store cannot change once it is made: they decide what its bytes mean.
 _FIXED = {
-    "model": (
-        "name embedding_dim augmented_dim numeric_dim hidden output_dim use_user_id history_length user_augmented"
-    ).split(),
-    "features": "item_categorical item_numeric user_categorical user_numeric".split(),
-    "learning": "seed rows_optimiser rehearsal_capacity shown_negatives".split(),
+    "model": [
+        "name",
+        "embedding_dim",
+        "augmented_dim",
+        "numeric_dim",
+        "hidden",
+        "output_dim",
+        "use_user_id",
+        "history_length",
+        "user_augmented",
+    ],
+    "features": ["item_categorical", "item_numeric", "user_categorical", "user_numeric"],
+    "learning": ["seed", "rows_optimiser", "rehearsal_capacity", "shown_negatives"],
 }
 _CHUNK = 512
 _TABLE_SHARES = {"item": 0.45, "user": 0.45, "value": 0.1}
@@ -59,8 +68,12 @@ class TrainerState:
         self.corpus = Corpus(store.items("corpus"))
         self.joiner = Joiner.load(config.join, store.items("join"))
         features = config.features
-        self.item_features = FeatureEncoder(features.item_categorical, features.item_numeric, self.value_numbers)
-        self.user_features = FeatureEncoder(features.user_categorical, features.user_numeric, self.value_numbers)
+        self.item_features = FeatureEncoder(
+            features.item_categorical, features.item_numeric, self.value_numbers
+        )
+        self.user_features = FeatureEncoder(
+            features.user_categorical, features.user_numeric, self.value_numbers
+        )
         progress = _unpack(self._meta.get(b"progress")) or {}
         self.num_positives: int = progress.get("num_positives", 0)
         self.num_steps: int = progress.get("num_steps", 0)
@@ -99,7 +112,9 @@ class TrainerState:
         return self._store.last_commit
 
     def set_item_features(self, number: int, features: Mapping[str, FeatureValue]) -> None:
-        """Let an item have these features from the next batch on. Kept aside so that rows are touched by the batch."""
+        """Let an item have these features from the next batch on. Kept aside so that rows are touched by the
+        batch.
+        """
         self._item_changes[number] = self.item_features.encode(features)
 
     @property
@@ -120,7 +135,9 @@ class TrainerState:
             self.tables.item.write(slots, {"values": values, "numbers": floats})
 
     def commit(self) -> int:
-        """Write everything that changed since the last commit, atomically and durably; return the number of rows."""
+        """Write everything that changed since the last commit, atomically and durably; return the number of
+        rows.
+        """
         self.flush_item_features()
         rows = {name: table.take_dirty() for name, table in self.tables._asdict().items()}
         writes: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """The trainer: poll → join → learn → commit.
 
-Owns when commits happen and what is measured; what learning means is `session.py`'s, what is durable is `state.py`'s.
+Owns when commits happen and what is measured; what learning means is `session.py`'s, what is durable is
+`state.py`'s.
 """
 
 import logging
@@ -177,7 +178,9 @@ class Trainer:
         metrics.buffered.labels("impressions").set(state.joiner.num_impressions)
         metrics.buffered.labels("clicks").set(state.joiner.num_clicks)
         metrics.lag_records.set(self.ingest.lag_records)
-        metrics.lag_seconds.set(max(0.0, time.time() - state.latest_event_ms / 1000) if state.latest_event_ms else 0)
+        metrics.lag_seconds.set(
+            max(0.0, time.time() - state.latest_event_ms / 1000) if state.latest_event_ms else 0
+        )
         metrics.corpus_items.set(len(state.corpus))
         for name, table in state.tables._asdict().items():
             metrics.rows.labels(name).set(table.num_resident)

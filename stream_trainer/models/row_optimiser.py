@@ -1,10 +1,9 @@
 """Adam and row-wise Adagrad on gathered rows: only the rows of a batch move (as torch's SparseAdam does).
 
-Pure. Each row counts its own steps, so that a row met late is corrected like one met early and nothing depends on when others were learned.
-Legend: n rows, W width of a row, E learned floats.
+Pure. Each row counts its own steps, so that a row met late is corrected like one met early and nothing
+depends on when others were learned. Legend: n rows, W width of a row, E learned floats.
 """
 
-import torch
 from torch import Tensor
 
 from feature_store.rows import RowLayout

@@ -3,13 +3,17 @@
 Legend: B rows, Z input width, K embedding width, N numeric features, D output width.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class NumericLayers(nn.Module):
-    """One small layer per numeric feature (the reproduction's), whose second input says that the value is missing."""
+    """One small layer per numeric feature (the reproduction's), whose second input says that the value is
+    missing.
+    """
 
     def __init__(self, num_features: int, width: int) -> None:
         super().__init__()
@@ -24,12 +28,14 @@ class NumericLayers(nn.Module):
 
 
 class Tower(nn.Module):
-    """h = ReLU(W h + b) through the hidden layers, then a last layer to D; the output is divided by its length."""
+    """h = ReLU(W h + b) through the hidden layers, then a last layer to D; the output is divided by its
+    length.
+    """
 
     def __init__(self, input_dim: int, hidden: list[int], output_dim: int, last_relu: bool) -> None:
         super().__init__()
         widths = [input_dim, *hidden, output_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.last_relu = last_relu
 
     def forward(self, z_BZ: Tensor, residual_BD: Tensor | None = None) -> Tensor:
@@ -55,8 +61,8 @@ def drop(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
 def pool_history(embedding_IK: Tensor, history_BL: Tensor) -> Tensor:
     """Sum each row's embeddings over the square root of their count: (B, K), zeros for an empty history.
 
-    `history_BL` holds rows of `embedding_IK`, -1 where there is none. The square root lets a longer history speak louder than a mean
-    would, without drowning the rest (SVD++, Koren 2008).
+    `history_BL` holds rows of `embedding_IK`, -1 where there is none. The square root lets a longer history
+    speak louder than a mean would, without drowning the rest (SVD++, Koren 2008).
 
     >>> pool_history(torch.tensor([[1.0], [3.0]]), torch.tensor([[0, 0, 1, 1], [-1, -1, -1, -1]])).tolist()
     [[4.0], [0.0]]
@@ -73,7 +79,8 @@ def pool_history(embedding_IK: Tensor, history_BL: Tensor) -> Tensor:
 def pool_values(embedding_VK: Tensor, values_BC: Tensor, counts: list[int]) -> Tensor:
     """Average the embeddings of each feature's values: (B, features × K), zeros where a feature is missing.
 
-    `values_BC` holds rows of `embedding_VK`, -1 where there is none; `counts` says how many of the C columns belong to each feature.
+    `values_BC` holds rows of `embedding_VK`, -1 where there is none; `counts` says how many of the C columns
+    belong to each feature.
     """
     pooled = []
     for columns_BX in torch.split(values_BC, counts, dim=1):

@@ -1,7 +1,7 @@
 """`make bench`: what durability and streaming cost against a plain in-memory loop, side by side in one run.
 
-Prints a table and writes build/bench.json. Each round measures every row once, in turn, so that a machine whose speed drifts treats them alike; the
-medians over the rounds and their ratios are what to quote.
+Prints a table and writes build/bench.json. Each round measures every row once, in turn, so that a machine
+whose speed drifts treats them alike; the medians over the rounds and their ratios are what to quote.
 """
 
 import argparse
@@ -152,7 +152,7 @@ def measure(folder: Path, rounds: int, num_batches: int, num_positives: int) -> 
 def show(figures: dict[str, list[float]]) -> Table:
     """Return the table: medians, ratios to (a) round by round, and what is to be reached."""
     table = Table(
-        title=f"positives per second; batch {BATCH}, S = {NEGATIVES}, {NUM_USERS:,} users, {NUM_ITEMS:,} items"
+        title=f"positives/s; batch {BATCH}, S = {NEGATIVES}, {NUM_USERS:,} users, {NUM_ITEMS:,} items"
     )
     for column in ("row", "what", "median", "min", "max", "÷ (a), median", "at least"):
         table.add_column(column, justify="left" if column in ("row", "what") else "right")

@@ -1,7 +1,8 @@
-"""Row (a) of the bench: DAT as a practitioner would write it in plain PyTorch, all in memory; and row (e), its matrix products alone.
+"""Row (a) of the bench: DAT as a practitioner would write it in plain PyTorch, all in memory; and row (e),
+its matrix products alone.
 
-`nn.Embedding(sparse=True)` with `SparseAdam`, `torch.optim.Adam` on the towers, uniform negatives, BCE, mimic losses, Category Alignment Loss. No log, no store.
-Legend: B positives, S negatives each, D widths.
+`nn.Embedding(sparse=True)` with `SparseAdam`, `torch.optim.Adam` on the towers, uniform negatives, BCE, mimic
+losses, Category Alignment Loss. No log, no store. Legend: B positives, S negatives each, D widths.
 """
 
 import torch

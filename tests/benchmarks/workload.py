@@ -1,4 +1,5 @@
-"""The bench's workload: a state of Amazon Books' published size, and streams of impressions and clicks over it.
+"""The bench's workload: a state of Amazon Books' published size, and streams of impressions and clicks over
+it.
 
 Owns sizes and settings. Everything is drawn by one seed; nothing is measured here.
 """
@@ -32,7 +33,9 @@ _CHUNK = 20_000
 
 
 def configuration(folder: Path, *overrides: str) -> Configuration:
-    """Return the paper's model (with the linear last layer and temperature that let it learn) at the bench's sizes."""
+    """Return the paper's model (with the linear last layer and temperature that let it learn) at the bench's
+    sizes.
+    """
     settings = [
         "model.preset=paper",
         "model.last_relu=false",

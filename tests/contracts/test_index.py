@@ -1,4 +1,4 @@
-"""What both kinds of index promise: the answers of exact search, or nearly so, whole and without surprises."""
+"""What both kinds of index promise: the answers of exact search, or nearly so, and whole."""
 
 import threading
 

@@ -1,4 +1,6 @@
-"""What may not be published: nothing, nonsense, a collapsed model, IDs in the wrong order, an index that finds too little."""
+"""What may not be published: nothing, nonsense, a collapsed model, IDs in the wrong order, an index that
+finds too little.
+"""
 
 import numpy as np
 import pytest

@@ -157,7 +157,9 @@ class Crash(BaseException):
 def test_a_crash_at_any_step_leaves_a_whole_generation_in_use(
     tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stop before each sync, rename and removal in turn: in use is the old or the new one, and the next publish cleans up."""
+    """Stop before each sync, rename and removal in turn: in use is the old or the new one, and the next
+    publish cleans up.
+    """
     outcomes = []
     for crash_at in range(1, 1000):
         path = tmp_path / str(crash_at)
@@ -205,7 +207,8 @@ from index_refresher.checks import CheckFigures
 from index_refresher.index import ItemIndex
 
 rng = np.random.default_rng(0)
-index = ItemIndex.build([str(i) for i in range(20_000)], rng.normal(size=(20_000, 16)).astype(np.float32), RefreshSettings())
+vectors = rng.normal(size=(20_000, 16)).astype(np.float32)
+index = ItemIndex.build([str(i) for i in range(20_000)], vectors, RefreshSettings())
 figures = CheckFigures(spread=1.0, self_retrieval=1.0, recall=1.0)
 draft = generation.Draft(1, 0, 0, index, generation.Popular(("1",), (1.0,)), b"towers", "{}", figures)
 while True:

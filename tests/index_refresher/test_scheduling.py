@@ -36,7 +36,7 @@ def test_no_schedule_at_all_is_refused() -> None:
 
 
 def test_runs_at_once_then_again_and_never_twice_at_a_time() -> None:
-    """The job takes four intervals: those missed meanwhile become one, and shutting down waits for the last."""
+    """The job takes four intervals: those missed become one, and shutting down waits for the last."""
     running = threading.Lock()
     began, ended = [], []
 

@@ -1,4 +1,6 @@
-"""What is answered: one generation at a time, the newest commit, popularity for the unknown, nothing the user has had."""
+"""What is answered: one generation at a time, the newest commit, popularity for the unknown, nothing the user
+has had.
+"""
 
 import threading
 import time
@@ -47,7 +49,9 @@ class FakeReader:
 
 
 class FakeEmbedder:
-    """Knows users named u…: their query is all ones, their history what `history` says. `nan…` has a broken row."""
+    """Knows users named u…: their query is all ones, their history what `history` says. `nan…` has a broken
+    row.
+    """
 
     history: dict[str, list[str]]
 
@@ -91,7 +95,7 @@ class World:
         return self.reader
 
     def publish(self, commit: int, items: dict[str, float]) -> str:
-        """Publish items whose score for any known user is as given; by popularity they come in reverse order."""
+        """Publish items whose score for known users is as given; by popularity the order is reversed."""
         vectors = np.array([[score, 0] for score in items.values()], np.float32)
         ids = list(items)
         index = ItemIndex.build(ids, vectors, RefreshSettings())
