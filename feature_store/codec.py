@@ -1,7 +1,8 @@
-"""Bytes to events and back: msgpack written, msgpack or JSON read.
+"""Bytes ↔ events: the only place that decodes what comes from outside. msgpack written, msgpack or JSON read.
 
-Owns every decision about what a message from outside may be. Never reads a log, never counts, and lets nothing out but an event or
-a `DecodeError`: whatever the bytes are, the caller can send the message to the dead letters and go on. Nothing else decodes messages.
+Pure. Owns every decision about what a message may be. Never reads a log, never counts, and lets nothing out
+but an event that keeps all bounds of `schema.py`, or a `DecodeError`: whatever the bytes are, the caller can
+send the message to the dead letters and go on.
 """
 
 import math
@@ -16,7 +17,9 @@ from pydantic_core import from_json
 
 from feature_store.errors import DecodeError, DecodeReason
 from feature_store.schema import (
+    MAX_FEATURES,
     MAX_MESSAGE_BYTES,
+    MAX_TS_MS,
     SCHEMA_VERSION,
     Click,
     Deleted,
@@ -31,7 +34,9 @@ MAX_DEPTH: Final = 8
 """Lists and maps inside each other, fields that we ignore included. Our own fields need two."""
 
 _MAX_ARRAY_ITEMS: Final = 4096
-"""msgpack allocates what a list's header claims before it reads the list; a thousand nested headers must stay cheap."""
+"""msgpack allocates what a list's header claims before it reads the list: a thousand nested headers must stay
+cheap.
+"""
 _MAX_ECHO_CHARS: Final = 40
 
 _Fields: TypeAlias = dict[str, Any]
@@ -51,31 +56,39 @@ _KEY_FIELD: Final = {
     EventKind.IMPRESSION: "user_id",
     EventKind.CLICK: "user_id",
 }
+_MAP_FIELD: Final = {
+    EventKind.ITEM: "features",
+    EventKind.USER: "features",
+    EventKind.IMPRESSION: "context",
+    EventKind.CLICK: None,
+}
 _OUT_OF_BOUNDS: Final = frozenset(
     {"string_too_short", "string_too_long", "too_short", "too_long", "less_than_equal", "greater_than_equal"}
 )
 
 
 def encode(event: Event) -> bytes:
-    """Return the value to write: a msgpack map, or nothing for a deletion.
+    """Return the value to write: a msgpack map with the schema version.
 
     Raises:
-        ValueError: the value is larger than any reader accepts (many IDs, all long and not ASCII).
+        ValueError: the event is a deletion (send an empty value under its key), or larger than readers accept
+            (many IDs, all long and not ASCII).
 
     >>> click = Click(impression_id="i1", user_id="u1", item_id="a", ts_ms=7)
     >>> decode(EventKind.CLICK, b"u1", encode(click), timestamp_ms=0) == click
     True
     """
     if isinstance(event, Deleted):
-        return b""
+        raise ValueError("a deletion has no bytes: send an empty value under its key")
     value: bytes = msgpack.packb({"v": SCHEMA_VERSION, **event.__dict__})
     if len(value) > MAX_MESSAGE_BYTES:
-        raise ValueError(f"the {type(event).__name__} takes {len(value)} bytes; at most {MAX_MESSAGE_BYTES} are read")
+        name = type(event).__name__
+        raise ValueError(f"the {name} takes {len(value)} bytes; at most {MAX_MESSAGE_BYTES} are read")
     return value
 
 
 def decode(kind: EventKind, key: bytes | None, value: bytes | None, timestamp_ms: int) -> Event:
-    """Return the event of one record. `timestamp_ms` is the record's own and becomes the time of a deletion.
+    """Return the event of one record. `timestamp_ms` is the record's own: the time of a deletion.
 
     Raises:
         DecodeError: the message is not acceptable; says which field and why.
@@ -91,10 +104,10 @@ def decode_many(
 ) -> list[Event | DecodeError]:
     """Return the event of each (key, value, timestamp_ms), or why there is none, in the same order.
 
-    Validates all at once, which is several times cheaper; a bad message among them costs that, not correctness.
+    Validates all at once, which is several times cheaper; a bad message among them costs that, no more.
 
-    >>> decode_many(EventKind.ITEM, [(b"a", b"", 7), (b"a", b'{"v": 1, "id": "a"}', 8)])
-    [Deleted(kind=<EventKind.ITEM: 'items'>, id='a', ts_ms=7), DecodeError("malformed: field 'ts_ms': field required")]
+    >>> decode_many(EventKind.ITEM, [(b"a", b"", 7), (b"a", b'{"v": 1, "id": "a"}', 8)])  # doctest: +ELLIPSIS
+    [Deleted(kind=..., id='a', ts_ms=7), DecodeError("malformed: field 'ts_ms': field required")]
     """
     parsed = [_parse(kind, *record) for record in records]
     validated = iter(_validate(kind, [fields for fields in parsed if type(fields) is dict]))
@@ -113,26 +126,34 @@ def _parse(
 ) -> _Fields | Deleted | DecodeError:
     """Return the fields of one message, not yet validated; deletions and what does not parse are final."""
     try:
-        if not value:
-            return _deletion(kind, key, timestamp_ms)
-        if len(value) > MAX_MESSAGE_BYTES:
-            detail = f"the value has {len(value)} bytes; at most {MAX_MESSAGE_BYTES} are accepted"
-            return DecodeError(DecodeReason.OVERSIZED, detail)
-        # JSON text starts below 0x80; a msgpack map or list starts at 0x80 or above.
-        fields = _parse_json(value) if value[0] < 0x80 else _parse_msgpack(value)
-        if not isinstance(fields, dict):
-            return DecodeError(DecodeReason.WRONG_TYPE, f"the value is {_shown(fields)}, not a map of fields")
-        version = fields.get("v")
-        if type(version) is not int or version != SCHEMA_VERSION:
-            found = f"is {_shown(version)}" if "v" in fields else "is missing"
-            return DecodeError(
-                DecodeReason.UNKNOWN_VERSION, f"field 'v' {found}; this program reads version {SCHEMA_VERSION}"
-            )
-        if not fields.keys() <= _KNOWN_KEYS[kind]:
-            for name in fields.keys() - _KNOWN_KEYS[kind]:
-                _check_plain(name, fields[name])
+        return _parse_fields(kind, value) if value else _deletion(kind, key, timestamp_ms)
     except DecodeError as error:
         return error
+
+
+def _parse_fields(kind: EventKind, value: bytes) -> _Fields:
+    if len(value) > MAX_MESSAGE_BYTES:
+        detail = f"the value has {len(value)} bytes; at most {MAX_MESSAGE_BYTES} are accepted"
+        raise DecodeError(DecodeReason.OVERSIZED, detail)
+    # JSON text starts below 0x80; a msgpack map or list starts at 0x80 or above.
+    fields = _parse_json(value) if value[0] < 0x80 else _parse_msgpack(value)
+    if not isinstance(fields, dict):
+        detail = f"the value is {_shown(fields)}, not a map of fields"
+        raise DecodeError(DecodeReason.WRONG_TYPE, detail)
+    version = fields.get("v")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        found = f"is {_shown(version)}" if "v" in fields else "is missing"
+        detail = f"field 'v' {found}; this program reads version {SCHEMA_VERSION}"
+        raise DecodeError(DecodeReason.UNKNOWN_VERSION, detail)
+    known = _KNOWN_KEYS[kind]
+    if not fields.keys() <= known:
+        for name, content in fields.items():
+            if name not in known:
+                _check_plain(name, content)
+    entries = fields.get(_MAP_FIELD[kind])
+    if type(entries) is dict and len(entries) > MAX_FEATURES:  # validation would explain each, then count
+        detail = f"field '{_MAP_FIELD[kind]}' has {len(entries)} entries; at most {MAX_FEATURES} are accepted"
+        raise DecodeError(DecodeReason.OUT_OF_BOUNDS, detail)
     return fields
 
 
@@ -151,20 +172,23 @@ def _parse_json(value: bytes) -> object:
     except ValueError as error:
         if "recursion limit" in str(error):
             raise _too_deep("the value") from None
-        raise DecodeError(DecodeReason.MALFORMED, f"neither a msgpack map nor JSON: {_reason(error)}") from None
+        detail = f"neither a msgpack map nor JSON: {_reason(error)}"
+        raise DecodeError(DecodeReason.MALFORMED, detail) from None
 
 
-def _deletion(kind: EventKind, key: bytes | None, timestamp_ms: int) -> Deleted | DecodeError:
+def _deletion(kind: EventKind, key: bytes | None, timestamp_ms: int) -> Deleted:
+    """A record without a time of its own (Kafka says -1) still deletes: its time is then 0."""
     if kind not in (EventKind.ITEM, EventKind.USER):
-        return DecodeError(DecodeReason.MALFORMED, f"the value is empty; {kind.value} cannot be deleted")
+        raise DecodeError(DecodeReason.MALFORMED, f"the value is empty; {kind.value} cannot be deleted")
     if not key:
-        return DecodeError(DecodeReason.MALFORMED, "the value is empty and there is no key to say what to delete")
+        detail = "the value is empty and there is no key to say what to delete"
+        raise DecodeError(DecodeReason.MALFORMED, detail)
     try:
-        return Deleted(kind=kind, id=key.decode(), ts_ms=timestamp_ms)
+        return Deleted(kind=kind, id=key.decode(), ts_ms=min(max(timestamp_ms, 0), MAX_TS_MS))
     except UnicodeDecodeError as error:
-        return DecodeError(DecodeReason.MALFORMED, f"the key is not UTF-8: {_reason(error)}")
+        raise DecodeError(DecodeReason.MALFORMED, f"the key is not UTF-8: {_reason(error)}") from None
     except ValidationError as error:
-        return _explain(error)
+        raise _explain(error) from None
 
 
 def _validate(kind: EventKind, messages: list[_Fields]) -> Sequence[Event | DecodeError]:
@@ -187,9 +211,11 @@ def _validate_one(kind: EventKind, fields: _Fields) -> Event | DecodeError:
 
 
 def _check_plain(field: object, content: object) -> None:
-    """Refuse what is nested too deeply, and what JSON could not say: bytes, msgpack extensions, keys that are not text.
+    """Refuse what is nested too deeply, and what JSON could not say: bytes, msgpack extensions, keys that are
+    not text.
 
-    Needed for fields that we ignore, which validation does not look into; of a refused message it is the plainer reason.
+    Needed for fields that we ignore, which validation does not look into; of a refused message it is the
+    plainer reason.
     """
     if type(field) is not str:
         raise DecodeError(DecodeReason.WRONG_TYPE, f"a field's name is {_shown(field)}, not text")
@@ -258,11 +284,14 @@ def _cut(text: str) -> str:
 
 
 def _shown(given: object) -> str:
-    """Describe a value in few characters, whatever its size: repr of what is nested deeply would itself overflow."""
+    """Describe a value in few characters, whatever its size: repr of deep nesting would itself overflow."""
     if isinstance(given, str | bytes):
         return repr(given[:_MAX_ECHO_CHARS]) + ("…" if len(given) > _MAX_ECHO_CHARS else "")
-    if given is None or isinstance(given, bool | float):
-        return {None: "null", True: "true", False: "false"}.get(given) or repr(given)
+    if given is None or isinstance(given, bool):
+        return "null" if given is None else str(given).lower()
+    if isinstance(given, float):
+        return repr(given)
     if isinstance(given, int):
         return str(given) if given.bit_length() <= 64 else "an integer of more than 64 bits"
-    return {list: "a list", dict: "a map"}.get(type(given), f"a {type(given).__name__}")
+    name = type(given).__name__
+    return {"list": "a list", "dict": "a map"}.get(name, f"a value of type {name}")

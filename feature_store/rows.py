@@ -143,6 +143,7 @@ class RowTable:
         slots = self._index.find(keys)
         missing = np.flatnonzero(slots < 0)
         if len(missing):
+            self._used_R[slots[slots >= 0]] = self._batch  # bringing the others in must not evict these
             slots[missing] = self._load(keys, missing)
         self._used_R[slots] = self._batch
         return slots

@@ -92,8 +92,9 @@ class _Families:
 
     def close(self) -> None:
         """Release the folder; a second call does nothing."""
-        self._family.clear()
-        self._db.close()
+        if self._family:
+            self._family.clear()
+            self._db.close()
 
 
 class FeatureStore(_Families):

@@ -47,6 +47,8 @@ def configure_logging(level: str = "INFO") -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for library in _CHATTY_LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
+    # It warns of its own tasks that take over 0.1 s, as any does on a busy machine.
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
 
 
 def serve_metrics(port: int, registry: CollectorRegistry) -> Callable[[], None] | None:

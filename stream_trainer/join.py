@@ -2,20 +2,22 @@
 
 Pure. Owns what waits, in bounded buffers, and the counts of every outcome. Time moves only by `advance`. What
 is closed is forgotten: a click after that is unmatched, not late, because it cannot be told from one whose
-impression never came.
+impression never came; and a repeated impression after that waits anew.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
 
 from feature_store.configuration import JoinSettings
 from feature_store.schema import Click, Impression
 
-_COUNTER_KEY = b"n"
+_COUNTER_KEY = b"sequence.last"
+_SPARE_HEAP = 1024  # entries of clicks that wait no more, before they are swept out
+_SLATE, _CLICK = "impression", "click"
 
 
 class Origin(NamedTuple):
@@ -52,27 +54,36 @@ class JoinCounts:
 
 @dataclass(slots=True)
 class _Slate:
-    """An impression that waits, and its clicks so far: item → (time, origin)."""
+    """An impression that waits. `sequence` is its place among all that ever waited."""
 
+    impression_id: str
     user_id: str
     ts_ms: int
     items: list[str]
     sequence: int
-    clicked: dict[str, tuple[int, Origin]] = field(default_factory=dict)
+    clicked: dict[str, tuple[int, Origin] | None]
+    """The items clicked so far: with time and origin while they wait for the close, None once emitted."""
 
 
-class _Early(NamedTuple):
+class _EarlyClick(NamedTuple):
     """A click that waits for its impression."""
 
+    impression_id: str
     user_id: str
     item_id: str
     ts_ms: int
     origin: Origin
-    sequence: int
+
+
+_Entry: TypeAlias = _Slate | _EarlyClick
 
 
 class Joiner:
-    """The join's state. The oldest is what has the smallest event time, then what came first."""
+    """The join's state. The oldest is what has the smallest event time, then what came first.
+
+    A click that is dropped leaves no trace: a second one is judged anew. Of those that were learned or wait,
+    the first to arrive counts and the others are duplicates.
+    """
 
     def __init__(self, settings: JoinSettings) -> None:
         self.counts = JoinCounts()
@@ -80,14 +91,13 @@ class Joiner:
         self._window_ms = round(settings.attribution_window_seconds * 1000)
         self._at_close = settings.emit == "at_close"
         self._slates: dict[str, _Slate] = {}
-        self._early: dict[str, list[_Early]] = {}
-        self._num_early = 0
-        self._slate_heap: list[tuple[int, int, str]] = []
-        self._early_heap: list[tuple[int, int, str]] = []
+        self._slate_heap: list[tuple[int, int, _Slate]] = []
+        self._clicks: dict[int, _EarlyClick] = {}  # by sequence
+        self._click_heap: list[tuple[int, int]] = []  # time and sequence, also of some that wait no more
+        self._early: dict[str, dict[tuple[str, str], int]] = {}  # impression → (user, item) → sequence
         self._sequence = 0
         self._stored_sequence = 0
-        self._changed: set[tuple[bytes, str]] = set()
-        self._stored: set[tuple[bytes, str]] = set()
+        self._changed: dict[int, _Entry | None] = {}
 
     @property
     def num_impressions(self) -> int:
@@ -97,7 +107,7 @@ class Joiner:
     @property
     def num_clicks(self) -> int:
         """Clicks that wait for their impression."""
-        return self._num_early
+        return len(self._clicks)
 
     def impression(self, event: Impression, origin: Origin) -> list[Positive]:
         """Let a slate wait for its clicks; return the positives of clicks that came before it."""
@@ -105,35 +115,40 @@ class Joiner:
         if key in self._slates:
             self.counts.duplicates += 1
             return []
-        slate = _Slate(event.user_id, event.ts_ms, event.items, self._next())
-        self._slates[key] = slate
-        self._changed.add((b"i", key))
-        heappush(self._slate_heap, (slate.ts_ms, slate.sequence, key))
+        sequence = self._sequence = self._sequence + 1
+        slate = _Slate(key, event.user_id, event.ts_ms, event.items, sequence, {})
+        self._slates[key] = self._changed[sequence] = slate
+        heappush(self._slate_heap, (slate.ts_ms, sequence, slate))
         positives: list[Positive] = []
-        for early in self._early.pop(key, ()):
-            self._num_early -= 1
-            self._changed.add((b"c", key))
-            positives += self._match(key, slate, early)
-        if len(self._slates) > self._settings.max_waiting_impressions:
+        for early in self._early.pop(key, {}).values():
+            click = self._clicks.pop(early)
+            self._forget(early)
+            positives += self._match(slate, click)
+        if len(self._click_heap) > 2 * len(self._clicks) + _SPARE_HEAP:
+            self._rebuild_click_heap()
+        while len(self._slates) > self._settings.max_waiting_impressions:
             self.counts.closed_early += 1
             positives += self._close_oldest()
         return positives
 
     def click(self, event: Click, origin: Origin) -> list[Positive]:
         """Join a click to its slate, or let it wait for one."""
-        click = _Early(event.user_id, event.item_id, event.ts_ms, origin, self._next())
-        slate = self._slates.get(event.impression_id)
+        click = _EarlyClick(event.impression_id, event.user_id, event.item_id, event.ts_ms, origin)
+        slate = self._slates.get(click.impression_id)
         if slate is not None:
-            return self._match(event.impression_id, slate, click)
-        waiting = self._early.setdefault(event.impression_id, [])
-        if any(other.item_id == click.item_id and other.user_id == click.user_id for other in waiting):
+            return self._match(slate, click)
+        early = self._early.setdefault(click.impression_id, {})
+        if (click.user_id, click.item_id) in early:
             self.counts.duplicates += 1
             return []
-        waiting.append(click)
-        self._num_early += 1
-        self._changed.add((b"c", event.impression_id))
-        heappush(self._early_heap, (click.ts_ms, click.sequence, event.impression_id))
-        return self._drop_oldest_click() if self._num_early > self._settings.max_waiting_clicks else []
+        sequence = self._sequence = self._sequence + 1
+        early[click.user_id, click.item_id] = sequence
+        self._clicks[sequence] = self._changed[sequence] = click
+        heappush(self._click_heap, (click.ts_ms, sequence))
+        positives: list[Positive] = []
+        while len(self._clicks) > self._settings.max_waiting_clicks:
+            positives += self._give_up_oldest_click()
+        return positives
 
     def advance(self, watermark_ms: int) -> list[Positive]:
         """Close the windows that ended before the watermark; clicks that waited as long are unmatched."""
@@ -141,24 +156,19 @@ class Joiner:
         limit_ms = watermark_ms - self._window_ms
         while self._slate_heap and self._slate_heap[0][0] < limit_ms:
             positives += self._close_oldest()
-        while self._early_heap and self._early_heap[0][0] < limit_ms:
-            positives += self._drop_oldest_click()
+        while self._click_heap and self._click_heap[0][0] < limit_ms:
+            positives += self._give_up_oldest_click()
         return positives
 
     def take_changes(self) -> dict[bytes, bytes | None]:
-        """Return the entries changed since the last call, None for those that are gone, for the commit."""
+        """Return for the commit what changed since the last call: entries, None for those that are gone."""
+        pack = msgpack.Packer().pack
         changes: dict[bytes, bytes | None] = {}
-        for entry in self._changed:
-            value = self._encode(*entry)
-            if value is not None or entry in self._stored:
-                changes[entry[0] + entry[1].encode()] = value
-            if value is None:
-                self._stored.discard(entry)
-            else:
-                self._stored.add(entry)
+        for sequence, entry in self._changed.items():
+            changes[sequence.to_bytes(8, "big")] = None if entry is None else pack(_fields(entry))
         self._changed.clear()
         if self._sequence != self._stored_sequence:
-            changes[_COUNTER_KEY] = msgpack.packb(self._sequence)
+            changes[_COUNTER_KEY] = pack(self._sequence)
             self._stored_sequence = self._sequence
         return changes
 
@@ -166,96 +176,98 @@ class Joiner:
     def load(cls, settings: JoinSettings, entries: Iterable[tuple[bytes, bytes]]) -> "Joiner":
         """Return a joiner that goes on as the one whose changes these are."""
         joiner = cls(settings)
-        for raw, value in entries:
-            content = msgpack.unpackb(value)
-            if raw == _COUNTER_KEY:
-                joiner._sequence = joiner._stored_sequence = content
-                continue
-            kind, key = raw[:1], raw[1:].decode()
-            joiner._stored.add((kind, key))
-            if kind == b"i":
-                user_id, ts_ms, items, sequence, clicked = content
-                marks = {item: (ts, Origin(*origin)) for item, ts, origin in clicked}
-                joiner._slates[key] = _Slate(user_id, ts_ms, items, sequence, marks)
+        for key, value in sorted(entries):
+            if key == _COUNTER_KEY:
+                joiner._sequence = joiner._stored_sequence = msgpack.unpackb(value)
             else:
-                joiner._early[key] = [
-                    _Early(user, item, ts, Origin(*origin), seq) for user, item, ts, origin, seq in content
-                ]
-                joiner._num_early += len(content)
-        joiner._slate_heap = [(s.ts_ms, s.sequence, key) for key, s in joiner._slates.items()]
-        joiner._early_heap = [
-            (c.ts_ms, c.sequence, key) for key, clicks in joiner._early.items() for c in clicks
-        ]
+                joiner._restore(int.from_bytes(key, "big"), *msgpack.unpackb(value))
         heapify(joiner._slate_heap)
-        heapify(joiner._early_heap)
+        joiner._rebuild_click_heap()
         return joiner
 
-    def _next(self) -> int:
-        self._sequence += 1
-        return self._sequence
+    def _restore(self, sequence: int, kind: str, key: str, user_id: str, ts_ms: int, *rest: Any) -> None:
+        if kind == _SLATE:
+            items, marks = rest
+            clicked = {item: mark and (mark[0], Origin(*mark[1])) for item, mark in marks.items()}
+            slate = _Slate(key, user_id, ts_ms, items, sequence, clicked)
+            self._slates[key] = slate
+            self._slate_heap.append((ts_ms, sequence, slate))
+        else:
+            item_id, origin = rest
+            self._clicks[sequence] = _EarlyClick(key, user_id, item_id, ts_ms, Origin(*origin))
+            self._early.setdefault(key, {})[user_id, item_id] = sequence
 
-    def _match(self, key: str, slate: _Slate, click: _Early) -> list[Positive]:
-        if click.user_id != slate.user_id or click.item_id not in slate.items:
+    def _rebuild_click_heap(self) -> None:
+        self._click_heap = [(click.ts_ms, sequence) for sequence, click in self._clicks.items()]
+        heapify(self._click_heap)
+
+    def _forget(self, sequence: int) -> None:
+        """Note that an entry is gone; one that was never stored leaves nothing to delete."""
+        if sequence <= self._stored_sequence:
+            self._changed[sequence] = None
+        else:
+            del self._changed[sequence]
+
+    def _match(self, slate: _Slate, click: _EarlyClick) -> list[Positive]:
+        item_id, settings = click.item_id, self._settings
+        if click.user_id != slate.user_id or item_id not in slate.items:
             self.counts.conflicting += 1
             return self._unmatched(click)
-        if click.item_id in slate.clicked:
+        if item_id in slate.clicked:
             self.counts.duplicates += 1
             return []
-        if click.ts_ms > slate.ts_ms + self._window_ms:
+        is_late = click.ts_ms > slate.ts_ms + self._window_ms
+        if is_late:
             self.counts.late += 1
-            return [_alone(click)] if self._settings.late == "train" else []
-        slate.clicked[click.item_id] = (click.ts_ms, click.origin)
-        self._changed.add((b"i", key))
-        self.counts.joined += 1
-        if self._at_close:
+            if settings.late == "drop":
+                return []
+        else:
+            self.counts.joined += 1
+        self._changed[slate.sequence] = slate
+        if self._at_close and not is_late:
+            slate.clicked[item_id] = (click.ts_ms, click.origin)
             return []
-        position = slate.items.index(click.item_id)
-        return [Positive(click.user_id, click.item_id, click.ts_ms, click.origin, (), position)]
+        slate.clicked[item_id] = None
+        position = -1 if is_late else slate.items.index(item_id)
+        return [Positive(click.user_id, item_id, click.ts_ms, click.origin, (), position)]
 
-    def _unmatched(self, click: _Early) -> list[Positive]:
+    def _unmatched(self, click: _EarlyClick) -> list[Positive]:
         self.counts.unmatched += 1
-        return [_alone(click)] if self._settings.unmatched == "train" else []
+        if self._settings.unmatched == "drop":
+            return []
+        return [Positive(click.user_id, click.item_id, click.ts_ms, click.origin)]
 
     def _close_oldest(self) -> list[Positive]:
-        _, _, key = heappop(self._slate_heap)
-        slate = self._slates.pop(key)
-        self._changed.add((b"i", key))
+        _, sequence, slate = heappop(self._slate_heap)
+        del self._slates[slate.impression_id]
+        self._forget(sequence)
         self.counts.closed += 1
-        if not self._at_close:
+        clicked = slate.clicked
+        if not any(clicked.values()):
             return []
-        shown = tuple(item for item in slate.items if item not in slate.clicked)
-        return [
-            Positive(slate.user_id, item, *slate.clicked[item], shown, position)
-            for position, item in enumerate(slate.items)
-            if item in slate.clicked and slate.items.index(item) == position
+        shown = tuple(dict.fromkeys([item for item in slate.items if item not in clicked]))
+        positives = [
+            Positive(slate.user_id, item, *mark, shown, slate.items.index(item))
+            for item, mark in clicked.items()
+            if mark is not None
         ]
+        return sorted(positives, key=lambda positive: positive.position)
 
-    def _drop_oldest_click(self) -> list[Positive]:
-        """Give up the click that waited longest; entries of clicks that were matched meanwhile are passed
-        over.
-        """
-        _, sequence, key = heappop(self._early_heap)
-        waiting = self._early.get(key, [])
-        found = [click for click in waiting if click.sequence == sequence]
-        if not found:
+    def _give_up_oldest_click(self) -> list[Positive]:
+        """Take the oldest off the heap; if it is a click that still waits, it is unmatched."""
+        _, sequence = heappop(self._click_heap)
+        click = self._clicks.pop(sequence, None)
+        if click is None:
             return []
-        waiting.remove(found[0])
-        if not waiting:
-            del self._early[key]
-        self._num_early -= 1
-        self._changed.add((b"c", key))
-        return self._unmatched(found[0])
-
-    def _encode(self, kind: bytes, key: str) -> bytes | None:
-        if kind == b"i":
-            slate = self._slates.get(key)
-            if slate is None:
-                return None
-            clicked = [[item, ts, list(origin)] for item, (ts, origin) in slate.clicked.items()]
-            return msgpack.packb([slate.user_id, slate.ts_ms, slate.items, slate.sequence, clicked])
-        early = self._early.get(key)
-        return None if early is None else msgpack.packb([[*c[:3], list(c.origin), c.sequence] for c in early])
+        early = self._early[click.impression_id]
+        del early[click.user_id, click.item_id]
+        if not early:
+            del self._early[click.impression_id]
+        self._forget(sequence)
+        return self._unmatched(click)
 
 
-def _alone(click: _Early) -> Positive:
-    return Positive(click.user_id, click.item_id, click.ts_ms, click.origin)
+def _fields(entry: _Entry) -> tuple[object, ...]:
+    if isinstance(entry, _Slate):
+        return _SLATE, entry.impression_id, entry.user_id, entry.ts_ms, entry.items, entry.clicked
+    return _CLICK, entry.impression_id, entry.user_id, entry.ts_ms, entry.item_id, entry.origin

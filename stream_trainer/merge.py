@@ -7,12 +7,14 @@ late does not jump the queue. A partition that may still get records holds the r
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from heapq import heappop, heappush
-from typing import Generic, TypeVar
+from heapq import heappop, heappush, heapreplace
+from typing import Generic, TypeAlias, TypeVar
 
 from stream_trainer.event_log import TopicPartition
 
 T = TypeVar("T")
+_Waiting: TypeAlias = tuple[TopicPartition, int, T]
+_Queue: TypeAlias = deque[_Waiting[T]]
 
 
 class Merge(Generic[T]):
@@ -34,9 +36,9 @@ class Merge(Generic[T]):
     ) -> None:
         """Start with the time that each partition had reached when its next offset was committed."""
         stored = latest_ts_ms or {}
-        self._queue: dict[TopicPartition, deque[tuple[int, T]]] = {p: deque() for p in partitions}
+        self._queue: dict[TopicPartition, _Queue[T]] = {p: deque() for p in partitions}
         self._pushed_ms = {p: stored.get(p, 0) for p in self._queue}
-        self._heads: list[tuple[int, TopicPartition]] = []
+        self._heads: list[tuple[int, TopicPartition, _Queue[T]]] = []
         self._holding = set(self._queue)  # partitions that are empty and may still get records
         self._released: set[TopicPartition] = set()
 
@@ -47,13 +49,13 @@ class Merge(Generic[T]):
         for ts_ms, item in items:
             if ts_ms is not None and ts_ms > latest:
                 latest = ts_ms
-            queue.append((latest, item))
+            queue.append((partition, latest, item))
         self._pushed_ms[partition] = latest
         if queue:
             self._holding.discard(partition)
             self._released.discard(partition)
             if was_empty:
-                heappush(self._heads, (queue[0][0], partition))
+                heappush(self._heads, (queue[0][1], partition, queue))
 
     def end(self, partition: TopicPartition) -> None:
         """Let the others go on without this partition once it is empty, until it gets records again."""
@@ -66,18 +68,17 @@ class Merge(Generic[T]):
         """Return how many records of the partition wait for their turn."""
         return len(self._queue[partition])
 
-    def pop_ready(self, max_items: int) -> list[tuple[TopicPartition, int, T]]:
+    def pop_ready(self, max_items: int) -> list[_Waiting[T]]:
         """Return the next records in order, each with its partition and the partition's time so far in ms."""
-        heads, popped = self._heads, []
+        heads = self._heads
+        popped: list[_Waiting[T]] = []
         while heads and not self._holding and len(popped) < max_items:
-            _, partition = heappop(heads)
-            queue = self._queue[partition]
-            limit = heads[0] if heads else None
-            while queue and len(popped) < max_items and (limit is None or (queue[0][0], partition) <= limit):
-                ts_ms, item = queue.popleft()
-                popped.append((partition, ts_ms, item))
+            _, partition, queue = heads[0]
+            popped.append(queue.popleft())
             if queue:
-                heappush(heads, (queue[0][0], partition))
-            elif partition not in self._released:
+                heapreplace(heads, (queue[0][1], partition, queue))
+                continue
+            heappop(heads)
+            if partition not in self._released:
                 self._holding.add(partition)
         return popped

@@ -4,6 +4,7 @@ Owns when commits happen and what is measured; what learning means is `session.p
 `state.py`'s.
 """
 
+import gc
 import logging
 import threading
 import time
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _CHUNK_EVENTS = 1_000
 _POLL_SECONDS = 0.1
+_KEPT_STEPS = 100_000
 
 
 class StepStats(NamedTuple):
@@ -75,6 +77,7 @@ class Trainer:
 
     def run(self, stop: threading.Event) -> Summary:
         """Learn until `stop` is set, or to the end of the log when bounded; commit, and say what was done."""
+        _calm_garbage_collector()
         self._start = self._clock()
         state, ingest = self.state, self.ingest
         state.topic_ids = ingest.start(state.next_offsets, state.latest_ts_ms, state.topic_ids)
@@ -189,4 +192,12 @@ class Trainer:
         self._on_progress(self._num_events, self.ingest.lag_records)
 
 
-_KEPT_STEPS = 100_000
+
+
+def _calm_garbage_collector() -> None:
+    """Keep Python's cycle collector from walking over all that is loaded: with 900,000 IDs in memory it took half
+    of the time. Events and examples are freed by their reference counts; cycles are still found, more rarely.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)

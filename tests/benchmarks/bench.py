@@ -103,8 +103,10 @@ def start_broker(folder: Path) -> tuple[subprocess.Popen[str], str]:
     command = [sys.executable, str(_BROKER), "--port", "0", "--data", str(folder / "kafka")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    address = process.stdout.readline().split()[-1]
-    return process, address
+    for line in process.stdout:
+        if line.startswith("127.0.0.1:"):
+            return process, line.strip()
+    raise RuntimeError("the broker did not start; run `make kafka` to see why")
 
 
 def measure(folder: Path, rounds: int, num_batches: int, num_positives: int) -> dict[str, list[float]]:

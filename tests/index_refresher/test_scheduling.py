@@ -56,3 +56,11 @@ def test_runs_at_once_then_again_and_never_twice_at_a_time() -> None:
     assert began[0] - started < 0.15
     assert len(ended) == len(began)
     assert all(later > earlier for later, earlier in zip(began[1:], ended, strict=False))
+
+
+def test_the_first_refresh_does_not_wait_for_cron() -> None:
+    ran = threading.Event()
+    scheduler = make_scheduler(RefreshSettings(full_cron="0 0 29 2 *"), ran.set)
+    scheduler.start()
+    assert ran.wait(10)
+    scheduler.shutdown(wait=True)

@@ -21,7 +21,7 @@ from index_refresher.generation import Draft, Popular
 from index_refresher.index import ItemIndex
 from index_refresher.manifest import Manifest
 from index_refresher.metrics import ServerMetrics
-from index_refresher.serving import NotReadyError, Recommender, Reloader
+from index_refresher.serving import NotReadyError, Recommender
 
 Publish = Callable[..., Manifest]
 
@@ -271,38 +271,14 @@ def test_swaps_under_fire_never_give_a_torn_answer(world: World) -> None:
     threads = [threading.Thread(target=watched) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for commit in range(5, 35):
-        world.publish(commit, {f"{commit}-{i}": float(commit) for i in range(5)})
-        world.recommender.reload()
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        for commit in range(5, 35):
+            world.publish(commit, {f"{commit}-{i}": float(commit) for i in range(5)})
+            world.recommender.reload()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     assert wrong == []
     assert len(seen) > 5
     assert world.value("swaps_total") == 31
-
-
-def test_the_reloader_looks_again_and_counts_failures(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    with Reloader(world.recommender, 0.01, world.metrics):
-        _wait_for(lambda: (world.value("reload_failures_total") or 0) >= 3)
-        world.reader = FakeReader()
-        world.publish(1, {"a": 1})
-        _wait_for(lambda: world.recommender.not_ready() is None)
-    assert threading.active_count() == 1
-    assert len([r for r in caplog.records if "there is no feature store yet" in r.getMessage()]) == 1
-    world.recommender.close()
-    assert world.reader.closed
-
-
-def test_the_reloader_survives_what_nobody_expected(world: World) -> None:
-    reloader = Reloader(world.recommender, 1, world.metrics)
-    world.recommender.reload = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
-    reloader.look()
-    assert world.value("reload_failures_total") == 1
-
-
-def _wait_for(check: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 10
-    while not check():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)

@@ -1,0 +1,135 @@
+"""The store's bytes are a function of the log and the seed: not of chunks, commits, memory, stops or crashes."""
+
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from trainer_runs import SMALL, Bytes, TrainerProcess, assert_same_bytes, make_dataset, store_bytes, write_log
+
+from feature_store.configuration import Configuration
+from feature_store.settings import load_configuration
+from feature_store.store import FeatureStore
+from stream_trainer import ingest, trainer
+from stream_trainer.file_log import FileEventLog
+from stream_trainer.metrics import TrainerMetrics
+from stream_trainer.trainer import Trainer
+
+NUM_INTERACTIONS = 2400
+MODELS = {
+    "default": ["learning.rehearsal_capacity=500"],
+    "paper": [
+        "model.preset=paper",
+        "model.temperature=0.1",
+        "model.hidden=[16]",
+        "learning.batch_size=16",
+        "learning.rehearsal_ratio=1",
+        "learning.prequential_every=7",
+    ],
+    "at close": [
+        "join.emit=at_close",
+        "learning.shown_negatives=4",
+        "learning.in_batch_negatives=true",
+        "model.logq=true",
+        "model.use_user_id=true",
+        "learning.rows_optimiser=adagrad",
+        "learning.frequency_half_life=300",
+        "join.max_waiting_impressions=100",
+    ],
+}
+IN_ONE_GO = ["learning.commit_interval_seconds=1e9"]
+TINY_MEMORY = ["store.row_memory_mib=1"]
+
+
+class Crash(Exception):
+    """Stands for a power cut."""
+
+
+class CrashingTrainer(Trainer):
+    """Dies after so many commits, each time at the worst moment: the state is durable, nothing else is done."""
+
+    commits_left = 0
+
+    def commit(self) -> None:
+        """Commit, and die if it is time."""
+        super().commit()
+        self.commits_left -= 1
+        if self.commits_left == 0:
+            raise Crash
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """More users than the smallest memory tier holds, so that rows are evicted and read again."""
+    folder = tmp_path_factory.mktemp("determinism")
+    dataset = make_dataset(folder / "data", 1100, 150, NUM_INTERACTIONS)
+    config = load_configuration(None, [f"log.path={folder / 'log'}"], {})
+    write_log(config, dataset)
+    return folder / "log"
+
+
+def configuration(log: Path, store: Path, settings: Sequence[str]) -> Configuration:
+    return load_configuration(None, [*SMALL, *settings, f"log.path={log}", f"store.path={store}"], {})
+
+
+def learn(log: Path, store: Path, settings: Sequence[str], commits_between_crashes: int = 0) -> Bytes:
+    """Run the trainer to the end of the log, again after each crash, and return the store's bytes."""
+    config = configuration(log, store, settings)
+    has_ended = False
+    while not has_ended:
+        event_log, opened = FileEventLog(log), FeatureStore(store)
+        run = CrashingTrainer(config, event_log, opened, TrainerMetrics(CollectorRegistry()), until_end=True)
+        run.commits_left = commits_between_crashes
+        try:
+            run.run(threading.Event())
+            has_ended = True
+        except Crash:
+            has_ended = False
+        finally:
+            run.close()
+            opened.close()
+            event_log.close()
+    return store_bytes(store)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> list[str]:
+    settings: list[str] = MODELS[request.param]
+    return settings
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model: list[str], log: Path, tmp_path_factory: pytest.TempPathFactory) -> Bytes:
+    return learn(log, tmp_path_factory.mktemp("undisturbed") / "store", [*model, *IN_ONE_GO])
+
+
+def test_chunks_and_polls_do_not_matter(
+    model: list[str], undisturbed: Bytes, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_CHUNK_EVENTS", 37)
+    monkeypatch.setattr(ingest, "_POLL_RECORDS", 11)
+    monkeypatch.setattr(ingest, "_MAX_WAITING", 23)
+    assert_same_bytes(learn(log, tmp_path / "store", [*model, *IN_ONE_GO]), undisturbed)
+
+
+def test_memory_and_commits_do_not_matter(
+    model: list[str], undisturbed: Bytes, log: Path, tmp_path: Path
+) -> None:
+    often = ["learning.commit_every_batches=4", *TINY_MEMORY]
+    assert_same_bytes(learn(log, tmp_path / "store", [*model, *often]), undisturbed)
+
+
+def test_crashes_after_commits_that_full_memory_forces_do_not_matter(
+    model: list[str], undisturbed: Bytes, log: Path, tmp_path: Path
+) -> None:
+    settings = [*model, *IN_ONE_GO, *TINY_MEMORY]
+    assert_same_bytes(learn(log, tmp_path / "store", settings, commits_between_crashes=1), undisturbed)
+
+
+def test_crashes_after_every_third_commit_do_not_matter(
+    model: list[str], undisturbed: Bytes, log: Path, tmp_path: Path
+) -> None:
+    settings = [*model, "learning.commit_every_batches=3"]
+    assert_same_bytes(learn(log, tmp_path / "store", settings, commits_between_crashes=3), undisturbed)

@@ -1,0 +1,213 @@
+"""Rows: their layout, what new ones hold, and what the bounded tier of memory promises."""
+
+import numpy as np
+import pytest
+import torch
+
+from feature_store.errors import SettingsError, StoreCorruptError
+from feature_store.index import IdIndex, NumberIndex, SlotIndex
+from feature_store.rows import Field, RowLayout, RowTable
+
+FIELDS = (
+    Field("code", 2, "int", -1),
+    Field("embedding", 3, "learned", 0.5),
+    Field("price", 1, "float", float("nan")),
+    Field("augmented", 2, "learned"),
+    Field("count", 1, "float", 7.0),
+)
+LAYOUT = RowLayout(FIELDS, "adam")
+PLAIN = RowLayout((Field("value", 1, "float"),), "adam")
+KEYS = ["a", "b", "c"]
+
+
+class Stored:
+    """Rows as the store has them, and what was asked for."""
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+        self.asked: list[list[bytes]] = []
+
+    def read(self, keys: list[bytes]) -> list[bytes | None]:
+        self.asked.append(keys)
+        return [self.rows.get(key) for key in keys]
+
+    def table(self, capacity: int, layout: RowLayout = PLAIN, index: SlotIndex | None = None) -> RowTable:
+        return RowTable("user", layout, index or IdIndex(capacity), self.read, capacity, seed=0)
+
+
+def put(table: RowTable, keys: list[str], value: float) -> None:
+    """Write one number into rows."""
+    slots = table.slots(keys)
+    table.write(slots, {"value": np.full((len(keys), 1), value, np.float32)})
+
+
+def test_learned_fields_come_first_then_plain_ones_then_the_optimiser() -> None:
+    spans = {field.name: LAYOUT.span(field.name) for field in FIELDS}
+    assert spans == {
+        "embedding": slice(0, 3),
+        "augmented": slice(3, 5),
+        "code": slice(5, 7),
+        "price": slice(7, 8),
+        "count": slice(8, 9),
+    }
+    assert (LAYOUT.num_learned, LAYOUT.num_values) == (5, 9)
+    assert LAYOUT.width == 9 + 2 * 5 + 1
+    assert RowLayout(FIELDS, "adagrad").width == 9 + 1
+    assert PLAIN.width == 1
+    with pytest.raises(KeyError, match="nothing"):
+        LAYOUT.span("nothing")
+
+
+def test_new_rows_hold_noise_of_their_id_and_constants() -> None:
+    names = [f"id{n}".encode() for n in range(500)]
+    rows = LAYOUT.new_rows(0, names)
+    embedding = rows[:, :3]
+    assert embedding.min() >= -0.5
+    assert embedding.max() <= 0.5
+    assert abs(embedding.mean()) < 0.03
+    assert abs(embedding.std() - 0.5 / 3**0.5) < 0.02
+    assert len(np.unique(embedding, axis=0)) == 500
+    assert (rows[:, 3:5] == 0).all()
+    assert (rows.view(np.int32)[:, 5:7] == -1).all()
+    assert np.isnan(rows[:, 7]).all()
+    assert (rows[:, 8] == 7).all()
+    assert (rows[:, 9:] == 0).all()
+
+
+def test_new_rows_depend_on_seed_and_id_alone() -> None:
+    names = [b"a", b"b", b"c"]
+    rows = LAYOUT.new_rows(0, names)
+    assert LAYOUT.new_rows(0, names[::-1]).tobytes() == rows[::-1].tobytes()
+    assert LAYOUT.new_rows(0, [b"b"]).tobytes() == rows[1:2].tobytes()
+    assert not np.array_equal(LAYOUT.new_rows(1, names)[:, :3], rows[:, :3])
+
+
+@pytest.mark.parametrize("order", [KEYS, KEYS[::-1]])
+def test_arrival_order_does_not_matter(order: list[str]) -> None:
+    table = Stored().table(10, LAYOUT)
+    for key in order:
+        table.slots([key])
+    assert table.gather(table.slots(KEYS)).numpy().tobytes() == LAYOUT.new_rows(
+        0, [key.encode() for key in KEYS]
+    ).tobytes()  # fmt: skip
+
+
+def test_a_key_that_repeats_in_a_call_is_one_row() -> None:
+    table = Stored().table(4)
+    slots = table.slots(["a", "b", "a", "a"])
+    assert slots[0] == slots[2] == slots[3] != slots[1]
+    assert table.num_resident == 2
+    assert table.slots(["a"])[0] == slots[0]
+
+
+def test_fields_are_written_and_read_back_by_kind() -> None:
+    table = Stored().table(4, LAYOUT)
+    slots = table.slots(KEYS)
+    codes = np.array([[1, 2], [2**31 - 1, -5]], np.int32)
+    table.write(slots[:2], {"code": codes, "price": np.array([[1.5], [-2.0]], np.float32)})
+    assert table.ints(slots[:2], "code").tolist() == codes.tolist()
+    assert table.floats(slots[:2], "price").tolist() == [[1.5], [-2.0]]
+    assert table.ints(slots[2:], "code").tolist() == [[-1, -1]]
+    rows = table.gather(slots)
+    rows[:, 0] = 9.0
+    assert table.floats(slots, "embedding")[0, 0] != 9.0  # a copy
+    table.scatter(slots, rows)
+    assert table.floats(slots, "embedding")[:, 0].tolist() == [9.0] * 3
+
+
+def test_reset_makes_a_row_new_again() -> None:
+    table = Stored().table(4, LAYOUT)
+    slots = table.slots(KEYS)
+    table.scatter(slots, torch.ones(3, LAYOUT.width))
+    table.take_dirty()
+    table.reset(slots[1:2], [b"b"])
+    assert table.take_dirty() == [(b"b", LAYOUT.new_rows(0, [b"b"]).tobytes())]
+
+
+def test_what_changed_is_handed_out_once() -> None:
+    table = Stored().table(8)
+    put(table, ["a", "b"], 1.0)
+    assert dict(table.take_dirty()) == {b"a": np.float32(1).tobytes(), b"b": np.float32(1).tobytes()}
+    assert table.take_dirty() == []
+    put(table, ["b"], 2.0)
+    table.slots(["a"])
+    assert table.num_dirty == 1
+    assert table.take_dirty() == [(b"b", np.float32(2).tobytes())]
+
+
+def test_a_commit_is_needed_when_more_than_half_of_memory_is_dirty() -> None:
+    table = Stored().table(4)
+    table.slots(["a", "b"])
+    assert not table.needs_commit
+    table.slots(["c"])
+    assert table.needs_commit
+    table.take_dirty()
+    assert not table.needs_commit
+
+
+def test_the_row_unused_for_longest_gives_way_and_comes_back_as_it_was() -> None:
+    stored = Stored()
+    table = stored.table(4)
+    for batch, key in enumerate("abcd"):
+        table.begin_batch()
+        put(table, [key], batch)
+    stored.rows.update(table.take_dirty())
+    table.begin_batch()
+    table.slots(["a"])
+    table.begin_batch()
+    put(table, ["e"], 9.0)
+    stored.asked.clear()
+    assert table.floats(table.slots(["a", "c", "d"]), "value")[:, 0].tolist() == [0, 2, 3]
+    assert stored.asked == []
+    table.begin_batch()
+    assert table.floats(table.slots(["b"]), "value")[:, 0].tolist() == [1]
+    assert stored.asked == [[b"b"]]
+    assert (table.num_evicted, table.num_read, table.num_resident) == (2, 1, 4)
+
+
+def test_loading_some_rows_of_a_call_evicts_none_of_the_others() -> None:
+    """`a` is in memory and unused for longest: bringing `c` in must not take its place within the call."""
+    stored = Stored()
+    table = stored.table(2)
+    put(table, ["a"], 1.0)
+    table.begin_batch()
+    put(table, ["b"], 2.0)
+    stored.rows.update(table.take_dirty())
+    table.begin_batch()
+    slots = table.slots(["a", "c"])
+    assert slots[0] != slots[1]
+    assert table.floats(slots, "value")[:, 0].tolist() == [1, 0]
+
+
+def test_dirty_rows_and_rows_of_this_batch_never_give_way() -> None:
+    stored = Stored()
+    table = stored.table(2)
+    put(table, ["a"], 1.0)
+    table.begin_batch()
+    put(table, ["b"], 2.0)
+    table.begin_batch()
+    with pytest.raises(SettingsError, match=r"store\.row_memory_mib .* 2 rows of table 'user'"):
+        table.slots(["c"])
+    stored.rows.update(table.take_dirty())
+    table.slots(["a", "b"])
+    with pytest.raises(SettingsError, match="too few for one batch"):
+        table.slots(["c"])
+    assert table.floats(table.slots(["a", "b"]), "value")[:, 0].tolist() == [1, 2]
+
+
+def test_a_stored_row_of_another_width_is_refused() -> None:
+    stored = Stored()
+    stored.rows[b"a"] = bytes(8)
+    with pytest.raises(StoreCorruptError, match="'user'.*1 floats"):
+        stored.table(2).slots(["a"])
+
+
+def test_numbers_find_their_rows_beyond_the_first_thousand() -> None:
+    ids = [f"i{n}" for n in range(1000)]
+    table = Stored().table(3000, index=NumberIndex(3000, ids))
+    before = table.slots(np.arange(1000))
+    ids += [f"i{n}" for n in range(1000, 2500)]
+    after = table.slots(np.arange(2500))
+    assert after[:1000].tolist() == before.tolist()
+    assert len(set(after.tolist())) == 2500
+    assert dict(table.take_dirty()).keys() == {name.encode() for name in ids}

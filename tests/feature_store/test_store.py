@@ -1,0 +1,133 @@
+"""The store on a real disk: whole commits or none, one writer, and a reader that stands still."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rocksdict import Rdict
+
+from feature_store.errors import StoreCorruptError, StoreError, StoreLockedError
+from feature_store.store import FAMILIES, CommitInfo, FeatureStore, FeatureStoreReader, _options
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[FeatureStore]:
+    opened = FeatureStore(tmp_path / "deep" / "store")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def reader(store: FeatureStore, tmp_path: Path) -> Iterator[FeatureStoreReader]:
+    opened = FeatureStoreReader(tmp_path / "deep" / "store")
+    yield opened
+    opened.close()
+
+
+def test_an_empty_store_is_at_commit_zero(store: FeatureStore) -> None:
+    assert store.last_commit == CommitInfo(0, 0, 0)
+    assert store.get("user", [b"a"]) == [None]
+    assert store.get("user", []) == []
+    assert list(store.items("meta")) == []
+
+
+def test_a_commit_writes_and_deletes_in_all_families(store: FeatureStore) -> None:
+    store.commit({"user": [(b"a", b"1"), (b"b", b"2")], "join": [(b"a", b"3")]}, 10, 20)
+    info = store.commit({"user": [(b"b", None), (b"c", b""), (b"a", b"4")]}, 11, 21)
+    assert info == store.last_commit == CommitInfo(2, 11, 21)
+    assert store.get("user", [b"c", b"b", b"a", b"c"]) == [b"", None, b"4", b""]
+    assert list(store.items("user")) == [(b"a", b"4"), (b"c", b"")]
+    assert list(store.items("join")) == [(b"a", b"3")]
+
+
+def test_a_commit_is_there_after_reopening(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    store.commit({"dense": [(b"weights", b"\0" * 1000)]}, 5, 6)
+    store.close()
+    store.close()
+    again = FeatureStore(tmp_path)
+    assert again.last_commit == CommitInfo(1, 5, 6)
+    assert again.get("dense", [b"weights"]) == [b"\0" * 1000]
+    again.close()
+
+
+def test_a_commit_survives_a_process_that_never_closes(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys; from feature_store.store import FeatureStore; "
+        "store = FeatureStore(pathlib.Path(sys.argv[1])); "
+        "store.commit({'user': [(b'a', b'1')]}, 1, 1); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+    store = FeatureStore(tmp_path)
+    assert (store.last_commit.number, store.get("user", [b"a"])) == (1, [b"1"])
+    store.close()
+
+
+def test_an_unknown_family_is_no_commit(store: FeatureStore) -> None:
+    with pytest.raises(KeyError):
+        store.commit({"user": [(b"a", b"1")], "nothing": [(b"a", b"1")]}, 1, 1)
+    assert store.get("user", [b"a"]) == [None]
+    assert store.last_commit.number == 0
+
+
+def test_a_second_trainer_is_refused(store: FeatureStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreLockedError, match=r"another trainer .*store\.path"):
+        FeatureStore(tmp_path / "deep" / "store")
+    store.commit({}, 1, 1)  # the first goes on
+
+
+def test_damage_is_not_called_a_lock(tmp_path: Path) -> None:
+    """RocksDB speaks of a `block`, which holds the word `lock`; so may the folder's name."""
+    path = tmp_path / "clock"
+    store = FeatureStore(path)
+    store.commit({}, 1, 1)
+    store.close()
+    (path / "CURRENT").write_text("MANIFEST-000000 block\n")
+    with pytest.raises(StoreError) as caught:
+        FeatureStore(path)
+    assert not isinstance(caught.value, StoreLockedError)
+
+
+def test_families_of_different_commits_are_refused(tmp_path: Path) -> None:
+    FeatureStore(tmp_path).close()
+    raw = Rdict(str(tmp_path), _options(), {name: _options() for name in FAMILIES})
+    raw.get_column_family("item")[b""] = CommitInfo(4, 5, 6).encode()
+    raw.close()
+    with pytest.raises(StoreCorruptError, match="number=4.*restore it from a backup"):
+        FeatureStore(tmp_path)
+
+
+def test_a_reader_stands_still_until_it_catches_up(store: FeatureStore, reader: FeatureStoreReader) -> None:
+    assert reader.catch_up() == CommitInfo(0, 0, 0)
+    store.commit({"user": [(b"a", b"1")], "meta": [(b"m", b"2")]}, 7, 8)
+    assert reader.get("user", [b"a"]) == [None]
+    assert reader.commit_info.number == 0
+    assert reader.catch_up() == reader.commit_info == CommitInfo(1, 7, 8)
+    assert reader.get("user", [b"a", b"b"]) == [b"1", None]
+    assert list(reader.items("meta")) == [(b"m", b"2")]
+
+
+def test_a_reader_refuses_a_torn_view(tmp_path: Path) -> None:
+    FeatureStore(tmp_path).close()
+    raw = Rdict(str(tmp_path), _options(), {name: _options() for name in FAMILIES})
+    raw.get_column_family("item")[b""] = CommitInfo(4, 5, 6).encode()
+    reader = FeatureStoreReader(tmp_path)
+    with pytest.raises(StoreError, match="between commits"):
+        reader.catch_up()
+    reader.close()
+    raw.close()
+
+
+def test_a_reader_of_nothing_says_what_to_start(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="start stream-trainer first"):
+        FeatureStoreReader(tmp_path)
+
+
+def test_a_reader_leaves_nothing_behind(store: FeatureStore, tmp_path: Path) -> None:
+    reader = FeatureStoreReader(tmp_path / "deep" / "store")
+    scratch = reader._scratch
+    assert scratch.is_dir()
+    reader.close()
+    assert not scratch.exists()

@@ -1,0 +1,148 @@
+"""What tests of the learning core share: tables in memory, and a driver that learns as the session does.
+
+Owns no rule of its own: `World.learn` is the body of the session's learning step without log, join and store.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from feature_store.configuration import Configuration
+from feature_store.index import IdIndex, NumberIndex
+from feature_store.numbering import Numbering
+from feature_store.rows import ReadRows, RowLayout, RowTable
+from feature_store.schema import FeatureValue
+from feature_store.settings import load_configuration
+from stream_trainer.corpus import Corpus
+from stream_trainer.examples import Examples, ExampleWidths, UserOp, fold_users
+from stream_trainer.features import FeatureEncoder
+from stream_trainer.learner import Learner, Tables
+from stream_trainer.models.dat import augmented_width, row_layouts
+from stream_trainer.rehearsal import Rehearsal
+
+Blocks = tuple[dict[str, Mapping[str, FeatureValue]], list[tuple[str, str]]]
+
+
+def configuration(*overrides: str) -> Configuration:
+    """Return the defaults with these settings on one thread and with small buffers."""
+    small = ["learning.num_threads=1", "learning.rehearsal_capacity=10000"]
+    return load_configuration(None, [*small, *overrides], {})
+
+
+def nothing_stored(keys: list[bytes]) -> list[bytes | None]:
+    """Read rows from an empty store."""
+    return [None] * len(keys)
+
+
+def user_table(
+    layout: RowLayout, capacity: int = 1024, read: ReadRows = nothing_stored, seed: int = 0
+) -> RowTable:
+    """Return a table of rows by ID."""
+    return RowTable("user", layout, IdIndex(capacity), read, capacity, seed)
+
+
+class World:
+    """A learner over tables in memory. `steps` keeps the examples of every batch and how many were new."""
+
+    def __init__(self, config: Configuration, capacity: int = 4096) -> None:
+        self.config = config
+        self.item_numbers, self.value_numbers = Numbering(), Numbering()
+        self.corpus = Corpus()
+        layouts = row_layouts(config.model, config.features, config.learning.rows_optimiser)
+        items = NumberIndex(capacity, self.item_numbers.ids)
+        values = NumberIndex(capacity, self.value_numbers.ids)
+        seed = config.learning.seed
+        self.tables = Tables(
+            RowTable("item", layouts["item"], items, nothing_stored, capacity, seed),
+            user_table(layouts["user"], capacity, seed=seed),
+            RowTable("value", layouts["value"], values, nothing_stored, capacity, seed),
+        )
+        self.learner = Learner(config, self.tables, self.corpus)
+        features = config.features
+        self._items = FeatureEncoder(features.item_categorical, features.item_numeric, self.value_numbers)
+        self._users = FeatureEncoder(features.user_categorical, features.user_numeric, self.value_numbers)
+        running_mean = config.model.user_augmented == "running_mean"
+        self.widths = ExampleWidths(
+            config.model.history_length,
+            augmented_width(config.model) if running_mean else 0,
+            self._users.num_values,
+            self._users.num_numbers,
+            config.learning.shown_negatives,
+        )
+        self.rehearsal = Rehearsal(config.learning.rehearsal_capacity, self.widths)
+        self.num_positives = 0
+        self.steps: list[tuple[Examples, int]] = []
+
+    def add_items(self, items: Mapping[str, Mapping[str, FeatureValue]]) -> None:
+        """Put items with their features into the corpus."""
+        for name, features in items.items():
+            number = self.item_numbers.number(name)
+            self.corpus.add(number)
+            values, numbers = self._items.encode(features)
+            slots = self.tables.item.slots(np.array([number]))
+            self.tables.item.write(slots, {"values": values[None], "numbers": numbers[None]})
+
+    def upsert(self, user: str, features: Mapping[str, FeatureValue]) -> UserOp:
+        """Return the operation that gives a user features."""
+        values, numbers = self._users.encode(features)
+        return UserOp(user, features=(tuple(values.tolist()), tuple(numbers.tolist())))
+
+    def click(self, user: str, item: str, offset: int, shown: tuple[int, ...] = ()) -> UserOp:
+        """Return the operation of a positive."""
+        return UserOp(user, self.item_numbers.number(item), 0, offset, shown)
+
+    def examples(self, ops: Sequence[UserOp]) -> tuple[Examples, int]:
+        """Fold operations into examples, new ones first, then the rehearsed; return how many are new."""
+        for table in self.tables:
+            table.begin_batch()
+        new = fold_users(self.tables.user, ops, self.widths)
+        learning = self.config.learning
+        rehearsed = self.rehearsal.draw(learning.seed, new, learning.rehearsal_ratio)
+        return Examples.concatenate([new, rehearsed]), len(new)
+
+    def learn(self, ops: Sequence[UserOp]) -> dict[str, float]:
+        """Learn one batch; return the parts of its loss."""
+        examples, num_new = self.examples(ops)
+        self.steps.append((examples, num_new))
+        parts = self.learner.step(examples, num_new, self.num_positives)
+        self.rehearsal.add(Examples(examples.users[:num_new], examples.records[:num_new]))
+        self.num_positives += num_new
+        return {name: float(part) for name, part in parts.items()}
+
+    def learn_all(self, ops: Sequence[UserOp]) -> list[dict[str, float]]:
+        """Learn operations batch by batch."""
+        size = self.config.learning.batch_size
+        return [self.learn(ops[start : start + size]) for start in range(0, len(ops), size)]
+
+    def item_embeddings(self) -> torch.Tensor:
+        """Return p_v of the corpus, by place."""
+        self.tables.item.begin_batch()
+        return self.learner.embed_items(self.corpus.numbers.copy())
+
+    def user_embeddings(self, users: list[str]) -> torch.Tensor:
+        """Return p_u as users would be served now. Changes their histories: for the end of a test."""
+        for table in self.tables:
+            table.begin_batch()
+        ops = [UserOp(user, int(self.corpus.numbers[0])) for user in users]
+        return self.learner.embed_examples(fold_users(self.tables.user, ops, self.widths))
+
+
+def row_bytes(table: RowTable, keys: Sequence[str] | npt.NDArray[np.int64]) -> list[bytes]:
+    """Return the bytes of rows."""
+    return [row.tobytes() for row in table.gather(table.slots(keys)).numpy()]
+
+
+def blocks(seed: int, num_blocks: int = 4, num_items: int = 25, num_users: int = 200, clicks: int = 20) -> Blocks:
+    """Return items and clicks in order: each user clicks items of one block only.
+
+    Block b has the items `b-0`, `b-1`, …; user u belongs to block u modulo the number of blocks.
+    """
+    rng = np.random.default_rng(seed)
+    items: dict[str, Mapping[str, FeatureValue]] = {
+        f"{block}-{item}": {"category": "all"} for block in range(num_blocks) for item in range(num_items)
+    }
+    order = rng.permutation(np.repeat(np.arange(num_users), clicks))
+    stream = [(f"u{u}", f"{u % num_blocks}-{rng.integers(num_items)}") for u in order.tolist()]
+    return items, stream

@@ -1,0 +1,91 @@
+"""Whatever the batches, evictions and commits, a row's bytes are what a plain dictionary would hold."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feature_store.index import IdIndex, NumberIndex, SlotIndex
+from feature_store.rows import Field, RowLayout, RowTable
+
+LAYOUT = RowLayout(
+    (Field("embedding", 2, "learned", 1.0), Field("code", 1, "int", -1), Field("count", 1, "float", 3.0)),
+    "adagrad",
+)
+IDS = [f"id{n}" for n in range(24)]
+CAPACITY = 12
+
+# A batch: some calls of `slots`, six distinct rows at most (half of memory), and whether it ends in a commit.
+CALLS = st.lists(st.lists(st.integers(0, 23), max_size=6), max_size=3).filter(
+    lambda calls: len({number for call in calls for number in call}) <= CAPACITY // 2
+)
+BATCHES = st.lists(st.tuples(CALLS, st.sampled_from(["scatter", "write", "reset", "look"]), st.booleans()))
+INDEXES: list[Callable[[], SlotIndex]] = [lambda: IdIndex(CAPACITY), lambda: NumberIndex(CAPACITY, IDS)]
+
+
+class Model:
+    """An unbounded dictionary of rows, changed one by one."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, np.ndarray] = {}
+
+    def row(self, number: int) -> np.ndarray:
+        return self.rows.setdefault(number, LAYOUT.new_rows(5, [IDS[number].encode()])[0])
+
+    def change(self, number: int, how: str, amount: int) -> None:
+        row = self.row(number)
+        if how == "scatter":
+            row += np.float32(amount)
+        elif how == "write":
+            row.view(np.int32)[2] = amount
+            row[3] = amount
+        elif how == "reset":
+            row[:] = LAYOUT.new_rows(5, [IDS[number].encode()])[0]
+
+
+def change(table: RowTable, slots: np.ndarray, numbers: list[int], how: str, amount: int) -> None:
+    """Do to distinct rows of the table what `Model.change` does to one."""
+    if how == "scatter":
+        table.scatter(slots, table.gather(slots) + amount)
+    elif how == "write":
+        codes = np.full((len(slots), 1), amount, np.int32)
+        table.write(slots, {"code": codes, "count": codes.astype(np.float32)})
+    elif how == "reset":
+        table.reset(slots, [IDS[number].encode() for number in numbers])
+
+
+@pytest.mark.parametrize("make_index", INDEXES, ids=["by-id", "by-number"])
+@given(batches=BATCHES)
+def test_rows_are_those_of_a_dictionary(
+    make_index: Callable[[], SlotIndex],
+    batches: list[tuple[list[list[int]], str, bool]],
+) -> None:
+    stored: dict[bytes, bytes] = {}
+    index = make_index()
+    table = RowTable("item", LAYOUT, index, lambda keys: [stored.get(key) for key in keys], CAPACITY, seed=5)
+    model = Model()
+
+    def slots(numbers: list[int]) -> np.ndarray:
+        if isinstance(index, NumberIndex):
+            return table.slots(np.array(numbers, np.int64))
+        return table.slots([IDS[number] for number in numbers])
+
+    for amount, (calls, how, commits) in enumerate(batches, start=1):
+        if table.needs_commit:
+            stored.update(table.take_dirty())
+        table.begin_batch()
+        places = [slots(numbers) for numbers in calls]
+        for numbers, found in zip(calls, places, strict=True):  # slots of earlier calls still hold
+            expected = b"".join(model.row(number).tobytes() for number in numbers)
+            assert table.gather(found).numpy().tobytes() == expected
+        touched = sorted({number for numbers in calls for number in numbers})
+        change(table, slots(touched), touched, how, amount)
+        for number in touched:
+            model.change(number, how, amount)
+        if commits:
+            stored.update(table.take_dirty())
+        assert table.num_resident <= CAPACITY
+    stored.update(table.take_dirty())
+    assert stored == {IDS[number].encode(): row.tobytes() for number, row in model.rows.items()}
