@@ -184,9 +184,8 @@ class RowTable:
         slots = np.flatnonzero(self._dirty_R[: self._high_water])
         self._dirty_R[slots] = False
         keys = self._index.keys_at(slots)
-        data = self._rows_RW[slots].tobytes()
-        step = self.layout.width * 4
-        return [(key, data[i * step : (i + 1) * step]) for i, key in enumerate(keys)]
+        whole_rows = self._rows_RW[slots].view(f"V{self.layout.width * 4}")
+        return list(zip(keys, whole_rows.ravel().tolist(), strict=True))
 
     def _load(self, keys: Sequence[str] | I64, missing: I64) -> I64:
         first_of: dict[str | int, int] = {}

@@ -112,7 +112,7 @@ class FeatureStore(_Families):
         try:
             super().__init__(path, AccessType.read_write())
         except Exception as error:
-            if "lock" in str(error).lower():
+            if f"{path}/LOCK: " in str(error):  # "lock" alone would also find a damaged block
                 raise StoreLockedError(
                     f"another trainer has the feature store {path} open; stop it, or change store.path"
                 ) from error

@@ -115,7 +115,7 @@ def _hits(axes: Axes, report: Mapping[str, Any]) -> None:
 def _generations(axes: Axes, report: Mapping[str, Any]) -> None:
     served = [q for q in report["queries"] if q["generation"] is not None]
     axes.step([q["seconds"] for q in served], [q["commit"] for q in served], where="post", color=_INK)
-    failed = [q for q in report["queries"] if q["status"] not in (200, 503)]
+    failed = [q for q in report["queries"] if q["status"] not in (0, 200, 503)]
     axes.plot([q["seconds"] for q in failed], [0] * len(failed), "x", color=_SECOND)
 
 

@@ -6,6 +6,8 @@ date. Every occurrence counts, also several in one batch: counting at most one a
 items (tensorflow/recommenders#635). Legend: n items.
 """
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -28,8 +30,8 @@ def total_count(num_positives: int, half_life: float) -> float:
     >>> round(total_count(3, 1.0), 4)
     1.75
     """
-    step = 2.0 ** (-1.0 / half_life)
-    return float((1.0 - step**num_positives) / (1.0 - step))
+    rate = -math.log(2.0) / half_life
+    return math.expm1(rate * num_positives) / math.expm1(rate)
 
 
 def probability(count_n: F32, total: float, num_items: int) -> F32:

@@ -34,8 +34,7 @@ class Session:
         self._config = config
         self._on_step = on_step
         self._commit = commit
-        self._num_pending = sum(op.is_positive for op in state.pending)
-        self._pending_items = {op.item for op in state.pending}
+        self._count_pending()
         self._lateness_ms = round(config.join.allowed_lateness_seconds * 1000)
 
     @property
@@ -53,10 +52,11 @@ class Session:
         positives: list[Positive] = []
         if ts_ms - self._lateness_ms > state.watermark_ms:
             state.watermark_ms = ts_ms - self._lateness_ms
-            positives += state.joiner.advance(state.watermark_ms)
+            positives = state.joiner.advance(state.watermark_ms)
         if event is not None:
-            state.latest_event_ms = max(state.latest_event_ms, event.ts_ms)
-            positives += self._effects(Origin(*partition, offset), event)
+            if event.ts_ms > state.latest_event_ms:
+                state.latest_event_ms = event.ts_ms
+            positives = positives + self._effects(Origin(partition.topic, partition.partition, offset), event)
         for positive in positives:
             self._add_positive(positive)
         while self._num_pending >= self._config.learning.batch_size:
@@ -154,6 +154,9 @@ class Session:
             places = [i for i, op in enumerate(pending) if op.is_positive]
             end = places[num_examples - 1] + 1
         taken, self.state.pending = pending[:end], pending[end:]
-        self._num_pending = sum(op.is_positive for op in self.state.pending)
-        self._pending_items = {op.item for op in self.state.pending}
+        self._count_pending()
         return taken
+
+    def _count_pending(self) -> None:
+        items = [op.item for op in self.state.pending if op.is_positive]
+        self._num_pending, self._pending_items = len(items), set(items)

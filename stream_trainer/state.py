@@ -46,6 +46,7 @@ _FIXED = {
     "features": ["item_categorical", "item_numeric", "user_categorical", "user_numeric"],
     "learning": ["seed", "rows_optimiser", "rehearsal_capacity", "shown_negatives"],
 }
+_COMMIT_PACE = {"commit_interval_seconds", "commit_every_batches"}
 _CHUNK = 512
 _TABLE_SHARES = {"item": 0.45, "user": 0.45, "value": 0.1}
 
@@ -87,7 +88,7 @@ class TrainerState:
             shown=config.learning.shown_negatives,
         )
         self.rehearsal = Rehearsal(
-            config.learning.rehearsal_capacity,
+            config.learning.rehearsal_capacity if config.learning.rehearsal_ratio else 0,
             self.widths,
             progress.get("num_rehearsal_added", 0),
             store.items("rehearsal"),
@@ -195,10 +196,14 @@ class TrainerState:
 
 
 def _config_json(config: Configuration) -> bytes:
-    """What rebuilds the model from the store alone, for the refresher and for the check at start."""
-    return json.dumps(
-        config.model_dump(mode="json", include={"model", "features", "learning"}), sort_keys=True
-    ).encode()
+    """What rebuilds the model from the store alone, for the refresher and for the check at start.
+
+    How often it is committed is left out: bytes do not depend on that.
+    """
+    kept = config.model_dump(
+        mode="json", include={"model", "features", "learning"}, exclude={"learning": _COMMIT_PACE}
+    )
+    return json.dumps(kept, sort_keys=True).encode()
 
 
 def _check_fits(config: Configuration, meta: Mapping[bytes, bytes]) -> None:

@@ -8,6 +8,7 @@ import gc
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ class Trainer:
         self._start = self._last_commit = clock()
         self._waiting_since: float | None = None
         self._steps: list[StepStats] = []
-        self._counts: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
 
     def run(self, stop: threading.Event) -> Summary:
         """Learn until `stop` is set, or to the end of the log when bounded; commit, and say what was done."""
@@ -83,9 +84,9 @@ class Trainer:
         state.topic_ids = ingest.start(state.next_offsets, state.latest_ts_ms, state.topic_ids)
         while not stop.is_set() and not ingest.at_end:
             events = ingest.next_events(_CHUNK_EVENTS, _POLL_SECONDS)
-            for event in events:
-                self.session.apply(event.partition, event.offset, event.ts_ms, event.event)
-                self._counts[event.partition.topic] = self._counts.get(event.partition.topic, 0) + 1
+            for partition, ts_ms, offset, event in events:
+                self.session.apply(partition, offset, ts_ms, event)
+            self._counts.update(partition.topic for partition, _, _, _ in events)
             self._num_events += len(events)
             self._learn_if_waited()
             self._observe()

@@ -82,6 +82,8 @@ def pool_values(embedding_VK: Tensor, values_BC: Tensor, counts: list[int]) -> T
     `values_BC` holds rows of `embedding_VK`, -1 where there is none; `counts` says how many of the C columns
     belong to each feature.
     """
+    if not len(embedding_VK):  # nothing in the batch has a value
+        return embedding_VK.new_zeros(len(values_BC), len(counts) * embedding_VK.shape[1])
     pooled = []
     for columns_BX in torch.split(values_BC, counts, dim=1):
         valid_BX1 = (columns_BX >= 0).unsqueeze(-1).to(embedding_VK.dtype)

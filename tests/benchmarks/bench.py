@@ -175,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, default=20, help="batches a round of (a), (b), (e)")
-    parser.add_argument("--positives", type=int, default=60 * BATCH, help="positives a round of (c), (d)")
+    parser.add_argument("--positives", type=int, default=128 * BATCH, help="positives a round of (c), (d)")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dualstream-bench-") as folder:

@@ -79,13 +79,17 @@ def test_a_second_trainer_is_refused(store: FeatureStore, tmp_path: Path) -> Non
 
 
 def test_damage_is_not_called_a_lock(tmp_path: Path) -> None:
-    """RocksDB speaks of a `block`, which holds the word `lock`; so may the folder's name."""
+    """RocksDB then speaks of a `block`, which holds the word `lock`; so may the folder's name."""
     path = tmp_path / "clock"
     store = FeatureStore(path)
-    store.commit({}, 1, 1)
+    store.commit({"user": [(b"%d" % n, bytes(range(250))) for n in range(1000)]}, 1, 1)
     store.close()
-    (path / "CURRENT").write_text("MANIFEST-000000 block\n")
-    with pytest.raises(StoreError) as caught:
+    FeatureStore(path).close()  # moves the rows from the write-ahead log to a table file
+    for table in path.glob("*.sst"):
+        data = bytearray(table.read_bytes())
+        data[len(data) // 2 : -60] = bytes(len(data) - len(data) // 2 - 60)
+        table.write_bytes(data)
+    with pytest.raises(StoreError, match="cannot open") as caught:
         FeatureStore(path)
     assert not isinstance(caught.value, StoreLockedError)
 

@@ -1,0 +1,349 @@
+"""Bytes to events: round trips, a refusal for every reason, and a decoder that survives any bytes."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from feature_store.codec import MAX_DEPTH, decode, decode_many, encode
+from feature_store.errors import DecodeError, DecodeReason
+from feature_store.schema import (
+    MAX_FEATURE_VALUES,
+    MAX_FEATURES,
+    MAX_ID_CHARS,
+    MAX_MESSAGE_BYTES,
+    MAX_SLATE_ITEMS,
+    MAX_TEXT_CHARS,
+    MAX_TS_MS,
+    Click,
+    Deleted,
+    Event,
+    EventKind,
+    Impression,
+    ItemFeatures,
+    UserFeatures,
+)
+
+CLICK = {"v": 1, "impression_id": "i", "user_id": "u", "item_id": "a", "ts_ms": 5}
+IMPRESSION = {"v": 1, "impression_id": "i", "user_id": "u", "ts_ms": 5, "items": ["a", "b"]}
+ITEM = {"v": 1, "id": "a", "ts_ms": 5}
+Write = Callable[[Any], bytes]
+
+
+def as_json(content: Any) -> bytes:
+    return json.dumps(content).encode()
+
+
+def as_msgpack(content: Any) -> bytes:
+    packed: bytes = msgpack.packb(content)
+    return packed
+
+
+def refusal(kind: EventKind, key: bytes | None, value: bytes | None) -> DecodeError:
+    with pytest.raises(DecodeError) as caught:
+        decode(kind, key, value, 0)
+    return caught.value
+
+
+def key_of(event: Event) -> bytes:
+    return (event.user_id if isinstance(event, Impression | Click) else event.id).encode()
+
+
+ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=MAX_ID_CHARS)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+times = st.integers(0, MAX_TS_MS)
+features = st.dictionaries(ids, texts | numbers | st.lists(texts, max_size=5), max_size=5)
+events: st.SearchStrategy[tuple[EventKind, Event]] = st.one_of(
+    st.tuples(
+        st.just(EventKind.CLICK),
+        st.builds(Click, impression_id=ids, user_id=ids, item_id=ids, ts_ms=times),
+    ),
+    st.tuples(
+        st.just(EventKind.IMPRESSION),
+        st.builds(
+            Impression,
+            impression_id=ids,
+            user_id=ids,
+            ts_ms=times,
+            items=st.lists(ids, min_size=1, max_size=5),
+            context=st.dictionaries(ids, texts | numbers, max_size=3),
+        ),
+    ),
+    st.tuples(st.just(EventKind.ITEM), st.builds(ItemFeatures, id=ids, ts_ms=times, features=features)),
+    st.tuples(st.just(EventKind.USER), st.builds(UserFeatures, id=ids, ts_ms=times, features=features)),
+)
+
+
+@given(events)
+def test_what_is_encoded_decodes_to_the_same_event(pair: tuple[EventKind, Event]) -> None:
+    kind, event = pair
+    assert decode(kind, key_of(event), encode(event), timestamp_ms=0) == event
+
+
+@given(events, st.sampled_from(["", " ", "\n\t "]))
+def test_json_decodes_to_the_same_event(pair: tuple[EventKind, Event], space: str) -> None:
+    kind, event = pair
+    value = space + json.dumps({"v": 1, **event.model_dump()})
+    assert decode(kind, key_of(event), value.encode(), timestamp_ms=0) == event
+
+
+def test_encoded_is_a_map_with_the_version() -> None:
+    event = Click(impression_id="i", user_id="u", item_id="a", ts_ms=5)
+    assert msgpack.unpackb(encode(event)) == CLICK
+
+
+def test_encode_refuses_a_deletion_and_what_no_reader_accepts() -> None:
+    with pytest.raises(ValueError, match="empty value"):
+        encode(Deleted(kind=EventKind.ITEM, id="a", ts_ms=5))
+    slate = Impression(impression_id="i", user_id="u", ts_ms=5, items=["𝔸" * 128] * 200)
+    with pytest.raises(ValueError, match=f"Impression takes .* at most {MAX_MESSAGE_BYTES}"):
+        encode(slate)
+
+
+def test_whole_numbers_are_numbers_and_defaults_fill_in() -> None:
+    value = as_json({**ITEM, "features": {"price": 3, "tags": ["x", "y"], "brand": "b"}})
+    event = decode(EventKind.ITEM, b"a", value, 0)
+    assert event == ItemFeatures(id="a", ts_ms=5, features={"price": 3.0, "tags": ["x", "y"], "brand": "b"})
+    assert decode(EventKind.ITEM, b"a", as_json(ITEM), 0) == ItemFeatures(id="a", ts_ms=5)
+
+
+@pytest.mark.parametrize("write", [as_json, as_msgpack])
+def test_unknown_fields_are_ignored(write: Write) -> None:
+    value = write({**CLICK, "referrer": {"page": [1, 2.5, None, True]}})
+    assert decode(EventKind.CLICK, b"u", value, 0) == decode(EventKind.CLICK, b"u", write(CLICK), 0)
+
+
+def test_of_a_repeated_field_the_last_counts() -> None:
+    text = b'{"v": 9, "v": 1, "id": "x", "id": "a", "ts_ms": 5}'
+    assert decode(EventKind.ITEM, b"a", text, 0) == ItemFeatures(id="a", ts_ms=5)
+
+
+@pytest.mark.parametrize("kind", [EventKind.ITEM, EventKind.USER])
+@pytest.mark.parametrize("empty", [None, b""])
+def test_an_empty_value_deletes(kind: EventKind, empty: bytes | None) -> None:
+    assert decode(kind, "é".encode(), empty, 7) == Deleted(kind=kind, id="é", ts_ms=7)
+
+
+def test_a_record_without_a_time_still_deletes() -> None:
+    assert decode(EventKind.ITEM, b"a", None, -1) == Deleted(kind=EventKind.ITEM, id="a", ts_ms=0)
+    assert decode(EventKind.ITEM, b"a", None, 2**62).ts_ms == MAX_TS_MS
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "reason", "says"),
+    [
+        (EventKind.CLICK, b"u", None, DecodeReason.MALFORMED, "clicks cannot be deleted"),
+        (EventKind.IMPRESSION, b"u", b"", DecodeReason.MALFORMED, "impressions cannot be deleted"),
+        (EventKind.ITEM, None, None, DecodeReason.MALFORMED, "no key"),
+        (EventKind.ITEM, b"", b"", DecodeReason.MALFORMED, "no key"),
+        (EventKind.ITEM, b"\xff", b"", DecodeReason.MALFORMED, "not UTF-8"),
+        (EventKind.ITEM, b"x" * (MAX_ID_CHARS + 1), b"", DecodeReason.OUT_OF_BOUNDS, "'id'"),
+        (EventKind.CLICK, b"u", b"\xff", DecodeReason.WRONG_TYPE, "not a map"),
+        (EventKind.CLICK, b"u", b"\xc1", DecodeReason.MALFORMED, "not msgpack"),
+        (EventKind.CLICK, b"u", as_msgpack(CLICK)[:-1], DecodeReason.MALFORMED, "not msgpack"),
+        (EventKind.CLICK, b"u", as_msgpack(CLICK) + b"\xc0", DecodeReason.MALFORMED, "extra data"),
+        (EventKind.CLICK, b"u", as_json(CLICK)[:-1], DecodeReason.MALFORMED, "JSON"),
+        (EventKind.CLICK, b"u", as_json(CLICK) + b"x", DecodeReason.MALFORMED, "trailing"),
+        (EventKind.CLICK, b"u", b'{"v": 1, "\xff": 1}', DecodeReason.MALFORMED, "JSON"),
+        (EventKind.CLICK, b"u", b"\x82\xa1v\x01\xa7user_id\xa1\xff", DecodeReason.MALFORMED, "utf-8"),
+        (EventKind.CLICK, b"u", as_json({**CLICK, "item_id": "\ud800"}), DecodeReason.MALFORMED, "JSON"),
+        (EventKind.CLICK, b"u", as_json({**CLICK, "\udfff": 0}), DecodeReason.MALFORMED, "JSON"),
+        (EventKind.CLICK, b"u", b"\x81\x01\x01", DecodeReason.MALFORMED, "map key"),
+        (EventKind.CLICK, b"u", b"\xdc\xff\xff" * 1000, DecodeReason.MALFORMED, "max_array_len"),
+        (EventKind.ITEM, b"a", as_json({"v": 1, "id": "a"}), DecodeReason.MALFORMED, "'ts_ms'"),
+        (EventKind.CLICK, b"u", b"[1]", DecodeReason.WRONG_TYPE, "a list, not a map"),
+        (EventKind.CLICK, b"u", b"{" + b" " * MAX_MESSAGE_BYTES, DecodeReason.OVERSIZED, "65537 bytes"),
+        (EventKind.CLICK, b"u", b'{"a":' * 10_000, DecodeReason.TOO_DEEP, "levels deep"),
+        (EventKind.CLICK, b"u", b"\x91" * 60_000, DecodeReason.TOO_DEEP, "levels deep"),
+        (EventKind.CLICK, b"u", b"\x81\xa1a" * 20_000, DecodeReason.TOO_DEEP, "levels deep"),
+        (EventKind.CLICK, None, as_json(CLICK), DecodeReason.KEY_MISMATCH, "no key, but user_id is 'u'"),
+        (EventKind.CLICK, b"", as_json(CLICK), DecodeReason.KEY_MISMATCH, "b''"),
+        (EventKind.IMPRESSION, b"i", as_json(IMPRESSION), DecodeReason.KEY_MISMATCH, "b'i'"),
+        (EventKind.ITEM, b"b", as_json(ITEM), DecodeReason.KEY_MISMATCH, "but id is 'a'"),
+        (EventKind.USER, b"\xff", as_json(ITEM), DecodeReason.KEY_MISMATCH, "users must be keyed"),
+    ],
+)
+def test_bytes_that_are_refused(
+    kind: EventKind, key: bytes | None, value: bytes | None, reason: DecodeReason, says: str
+) -> None:
+    error = refusal(kind, key, value)
+    assert (error.reason, says in error.detail) == (reason, True), error
+
+
+def nested(depth: int) -> Any:
+    return 1 if depth == 0 else [nested(depth - 1)]
+
+
+REFUSED_FIELDS: list[tuple[EventKind, dict[str, Any], DecodeReason, str]] = [
+    *(
+        (EventKind.CLICK, {"v": v}, DecodeReason.UNKNOWN_VERSION, "'v' is")
+        for v in (0, 2, "1", True, 1.0, None)
+    ),
+    *(
+        (EventKind.CLICK, {"ts_ms": bad}, DecodeReason.WRONG_TYPE, "'ts_ms'")
+        for bad in ("5", 5.0, True, None, [5])
+    ),
+    *(
+        (EventKind.CLICK, {"item_id": bad}, DecodeReason.WRONG_TYPE, "'item_id'")
+        for bad in (5, None, ["a"], {})
+    ),
+    (EventKind.CLICK, {"ts_ms": -1}, DecodeReason.OUT_OF_BOUNDS, "got -1"),
+    (EventKind.CLICK, {"ts_ms": MAX_TS_MS + 1}, DecodeReason.OUT_OF_BOUNDS, "'ts_ms'"),
+    (EventKind.CLICK, {"item_id": ""}, DecodeReason.OUT_OF_BOUNDS, "at least 1 character"),
+    (EventKind.CLICK, {"item_id": "x" * (MAX_ID_CHARS + 1)}, DecodeReason.OUT_OF_BOUNDS, "at most 128"),
+    (EventKind.CLICK, {"more": nested(MAX_DEPTH + 1)}, DecodeReason.TOO_DEEP, "'more'"),
+    (EventKind.IMPRESSION, {"items": []}, DecodeReason.OUT_OF_BOUNDS, "'items'"),
+    (EventKind.IMPRESSION, {"items": ["a"] * (MAX_SLATE_ITEMS + 1)}, DecodeReason.OUT_OF_BOUNDS, "'items'"),
+    (EventKind.IMPRESSION, {"items": "ab"}, DecodeReason.WRONG_TYPE, "'items'"),
+    (EventKind.IMPRESSION, {"items": ["a", 1]}, DecodeReason.WRONG_TYPE, "'items.1'"),
+    (EventKind.IMPRESSION, {"items": ["a", ""]}, DecodeReason.OUT_OF_BOUNDS, "'items.1'"),
+    (EventKind.IMPRESSION, {"context": {"x": ["a"]}}, DecodeReason.WRONG_TYPE, "'context.x'"),
+    (
+        EventKind.IMPRESSION,
+        {"context": {str(i): 0 for i in range(99)}},
+        DecodeReason.OUT_OF_BOUNDS,
+        "99 entries",
+    ),
+    (EventKind.ITEM, {"features": {"x": True}}, DecodeReason.WRONG_TYPE, "'features.x'"),
+    (EventKind.ITEM, {"features": {"x": {"y": 1}}}, DecodeReason.WRONG_TYPE, "a map"),
+    (EventKind.ITEM, {"features": {"x": ["a", 1]}}, DecodeReason.WRONG_TYPE, "'features.x'"),
+    (EventKind.ITEM, {"features": [1]}, DecodeReason.WRONG_TYPE, "'features'"),
+    (EventKind.ITEM, {"features": {"x": math.nan}}, DecodeReason.NOT_FINITE, "'features.x'"),
+    (EventKind.ITEM, {"features": {"x": -math.inf}}, DecodeReason.NOT_FINITE, "'features.x'"),
+    (EventKind.ITEM, {"features": {"": 1}}, DecodeReason.OUT_OF_BOUNDS, "'features.'"),
+    (
+        EventKind.ITEM,
+        {"features": {"x": "y" * (MAX_TEXT_CHARS + 1)}},
+        DecodeReason.OUT_OF_BOUNDS,
+        "'features.x'",
+    ),
+    (
+        EventKind.ITEM,
+        {"features": {"x": ["y"] * (MAX_FEATURE_VALUES + 1)}},
+        DecodeReason.OUT_OF_BOUNDS,
+        "'features.x'",
+    ),
+    (
+        EventKind.ITEM,
+        {"features": {str(i): 0 for i in range(MAX_FEATURES + 1)}},
+        DecodeReason.OUT_OF_BOUNDS,
+        "65 entries; at most 64",
+    ),
+    (EventKind.ITEM, {"features": {"x": nested(MAX_DEPTH)}}, DecodeReason.TOO_DEEP, "'features'"),
+]
+BASE = {
+    EventKind.CLICK: (b"u", CLICK),
+    EventKind.IMPRESSION: (b"u", IMPRESSION),
+    EventKind.ITEM: (b"a", ITEM),
+}
+
+
+@pytest.mark.parametrize("write", [as_json, as_msgpack])
+@pytest.mark.parametrize(("kind", "change", "reason", "says"), REFUSED_FIELDS)
+def test_fields_that_are_refused_in_both_formats(
+    write: Write, kind: EventKind, change: dict[str, Any], reason: DecodeReason, says: str
+) -> None:
+    key, base = BASE[kind]
+    error = refusal(kind, key, write({**base, **change}))
+    assert (error.reason, says in error.detail) == (reason, True), error
+    assert isinstance(decode(kind, key, write(base), 0), Impression | Click | ItemFeatures)
+
+
+def test_numbers_too_large_for_a_float_are_refused() -> None:
+    huge = b'{"v": 1, "id": "a", "ts_ms": 5, "features": {"x": %s}}'
+    assert refusal(EventKind.ITEM, b"a", huge % b"1e999").reason == DecodeReason.NOT_FINITE
+    assert refusal(EventKind.ITEM, b"a", huge % (b"9" * 400)).reason == DecodeReason.WRONG_TYPE
+    assert refusal(EventKind.ITEM, b"a", huge % b"NaN").reason == DecodeReason.NOT_FINITE
+
+
+@pytest.mark.parametrize(
+    "foreign", [b"bytes", msgpack.ExtType(5, b"x"), msgpack.Timestamp(1, 2), {b"k": 1}, [{b"k": 1}]]
+)
+@pytest.mark.parametrize("where", ["ignored", "features", "inside"])
+def test_what_json_could_not_say_is_refused_in_msgpack_too(foreign: Any, where: str) -> None:
+    change = {"features": {"x": foreign}} if where == "inside" else {where: foreign}
+    assert refusal(EventKind.ITEM, b"a", as_msgpack({**ITEM, **change})).reason == DecodeReason.WRONG_TYPE
+
+
+def test_a_field_name_of_bytes_is_refused() -> None:
+    assert refusal(EventKind.ITEM, b"a", as_msgpack({**ITEM, b"k": 1})).reason == DecodeReason.WRONG_TYPE
+
+
+def test_every_reason_has_an_example() -> None:
+    marks = test_bytes_that_are_refused.pytestmark[0].args[1]
+    assert {case[3] for case in marks} | {case[2] for case in REFUSED_FIELDS} == set(DecodeReason)
+
+
+def test_one_bad_message_spoils_no_other() -> None:
+    clicks = [Click(impression_id=str(i), user_id="u", item_id="a", ts_ms=i) for i in range(5)]
+    good = [(b"u", encode(click), 0) for click in clicks]
+    bad = [(b"u", as_json({**CLICK, "ts_ms": "5"}), 0), (b"x", as_json(CLICK), 0), (b"u", b"\xc1", 0)]
+    results = decode_many(EventKind.CLICK, [good[0], bad[0], *good[1:3], bad[1], good[3], bad[2], good[4]])
+    errors = [result for result in results if isinstance(result, DecodeError)]
+    assert [result for result in results if not isinstance(result, DecodeError)] == clicks
+    assert [error.reason for error in errors] == [
+        DecodeReason.WRONG_TYPE,
+        DecodeReason.KEY_MISMATCH,
+        DecodeReason.MALFORMED,
+    ]
+    assert decode_many(EventKind.CLICK, []) == []
+
+
+any_text = st.text(st.characters())  # lone surrogates too
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | any_text | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text | st.binary(), inner, max_size=4),
+    max_leaves=20,
+)
+fields = st.fixed_dictionaries(
+    {"v": st.just(1) | plain},
+    optional={
+        name: st.sampled_from(["u", "a", 5]) | plain
+        for name in (
+            "id",
+            "ts_ms",
+            "user_id",
+            "item_id",
+            "impression_id",
+            "items",
+            "features",
+            "context",
+            "x",
+        )
+    },
+)
+json_plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | any_text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text, inner, max_size=4),
+    max_leaves=20,
+)
+messages = st.one_of(
+    st.binary(max_size=300),
+    st.binary(max_size=100).map(lambda tail: b"{" + tail),
+    fields.map(lambda content: msgpack.packb(content, unicode_errors="surrogatepass")),
+    st.dictionaries(st.sampled_from([*CLICK, *IMPRESSION, *ITEM, "features"]), json_plain).map(as_json),
+    events.flatmap(lambda pair: st.binary(max_size=3).map(lambda noise: encode(pair[1])[:-1] + noise)),
+)
+
+
+@given(st.sampled_from(EventKind), st.none() | st.binary(max_size=20), st.none() | messages, st.integers())
+@example(EventKind.CLICK, b"u", b"\xde\xff\xff\xa1a" * 1000, 0)
+@example(EventKind.CLICK, b"u", b"\xd6\xff\xff\xff\xff\xff", 0)
+@example(EventKind.CLICK, b"u", b'{"v":1' + b"1" * 5000 + b"}", 0)
+@example(EventKind.ITEM, b"a", as_msgpack({**ITEM, "features": {f"f{i}": [[]] for i in range(64)}}), 0)
+def test_any_bytes_give_an_event_or_a_short_reason(
+    kind: EventKind, key: bytes | None, value: bytes | None, timestamp_ms: int
+) -> None:
+    (result,) = decode_many(kind, [(key, value, timestamp_ms)])
+    if isinstance(result, DecodeError):
+        assert 0 < len(result.detail.encode()) < 400
+    else:
+        assert key == key_of(result)
+        if not isinstance(result, Deleted):
+            assert type(result).model_validate(result.model_dump()) == result

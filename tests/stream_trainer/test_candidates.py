@@ -1,0 +1,72 @@
+"""Which items a batch scores: against plain loops over any references."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_trainer.candidates import lay_out, score
+
+BATCHES = st.tuples(st.integers(1, 4), st.integers(0, 3), st.integers(0, 4), st.integers(0, 3)).flatmap(
+    lambda shape: st.tuples(
+        st.lists(st.integers(0, 6), min_size=shape[0], max_size=shape[0]),
+        st.lists(st.integers(-1, 6), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]),
+        st.lists(st.integers(0, 6), min_size=shape[2], max_size=shape[2]),
+        st.lists(st.integers(-1, 9), min_size=shape[0] * shape[3], max_size=shape[0] * shape[3]),
+    )
+)
+Batch = tuple[list[int], list[int], list[int], list[int]]
+
+
+def arrays(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    items, own, shared, history = batch
+    return (
+        np.array(items, np.int64),
+        np.array(own, np.int64).reshape(len(items), -1),
+        np.array(shared, np.int64),
+        np.array(history, np.int32).reshape(len(items), -1),
+    )
+
+
+@settings(deadline=None)
+@given(BATCHES)
+def test_every_reference_finds_its_item(batch: Batch) -> None:
+    items, own, shared, history = arrays(batch)
+    laid = lay_out(items, own, shared, history)
+    everything = {n for refs in batch for n in refs if n >= 0}
+    assert laid.numbers_I.tolist() == sorted(everything)
+    scored = {n for refs in batch[:3] for n in refs if n >= 0}
+    tower_T = laid.numbers_I if laid.tower_T is None else laid.numbers_I[laid.tower_T.numpy()]
+    assert tower_T.tolist() == sorted(scored)
+
+    def named(places: torch.Tensor, numbers: np.ndarray) -> list[int]:
+        return [int(numbers[p]) if p >= 0 else -1 for p in places.reshape(-1).tolist()]
+
+    assert named(laid.positive_B, tower_T) == batch[0]
+    assert named(laid.own_BX, tower_T) == batch[1]
+    assert named(laid.shared_M, tower_T) == batch[2]
+    assert named(laid.history_BL, laid.numbers_I) == batch[3]
+    assert laid.own_BX.shape == own.shape
+    assert laid.history_BL.shape == history.shape
+
+
+@pytest.mark.parametrize("in_batch", [False, True])
+@settings(deadline=None)
+@given(batch=BATCHES)
+def test_scores_are_inner_products_and_only_real_negatives_count(in_batch: bool, batch: Batch) -> None:
+    items, own, shared, history = arrays(batch)
+    laid = lay_out(items, own, shared, history)
+    tower_T = laid.numbers_I if laid.tower_T is None else laid.numbers_I[laid.tower_T.numpy()]
+    generator = torch.Generator().manual_seed(1)
+    users = torch.randn(len(items), 3, generator=generator)
+    by_number = torch.randn(10, 3, generator=generator)
+    scores, valid, places = score(laid, users, by_number[torch.from_numpy(tower_T)], in_batch)
+    for b, item in enumerate(items.tolist()):
+        row = [item, *own[b].tolist(), *shared.tolist(), *(items.tolist() if in_batch else [])]
+        assert scores.shape[1] == len(row)
+        for j, number in enumerate(row):
+            assert bool(valid[b, j]) == (j == 0 or (number not in (-1, item)))
+            if number >= 0:
+                assert int(tower_T[places[b, j]]) == number
+                assert float(scores[b, j]) == pytest.approx(float(users[b] @ by_number[number]), abs=1e-5)

@@ -1,0 +1,184 @@
+"""The join's rules, one by one, on logs joined by hand."""
+
+from typing import Any
+
+import pytest
+
+from feature_store.configuration import JoinSettings
+from feature_store.schema import Click, Impression
+from stream_trainer.join import JoinCounts, Joiner, Origin, Positive
+
+WINDOW_MS = 1_000
+
+
+def make(**settings: Any) -> Joiner:
+    return Joiner(JoinSettings(attribution_window_seconds=WINDOW_MS / 1000, **settings))
+
+
+def show(
+    joiner: Joiner, name: str = "i", ts_ms: int = 0, items: str = "abc", user: str = "u"
+) -> list[Positive]:
+    event = Impression(impression_id=name, user_id=user, ts_ms=ts_ms, items=list(items))
+    return joiner.impression(event, Origin("impressions", 0, 0))
+
+
+def click(
+    joiner: Joiner, item: str = "a", ts_ms: int = 10, name: str = "i", user: str = "u", offset: int = 7
+) -> list[Positive]:
+    event = Click(impression_id=name, user_id=user, item_id=item, ts_ms=ts_ms)
+    return joiner.click(event, Origin("clicks", 1, offset))
+
+
+def counts(joiner: Joiner) -> dict[str, int]:
+    return {name: number for name, number in vars(joiner.counts).items() if number}
+
+
+def test_a_click_is_a_positive_at_once_with_its_own_time_origin_and_position() -> None:
+    joiner = make()
+    assert show(joiner, ts_ms=5) == []
+    assert click(joiner, "b", ts_ms=10) == [Positive("u", "b", 10, Origin("clicks", 1, 7), (), 1)]
+    assert joiner.counts == JoinCounts(joined=1)
+
+
+def test_a_click_that_came_first_waits_for_its_impression() -> None:
+    joiner = make()
+    assert click(joiner, "b", ts_ms=20, offset=1) == click(joiner, "a", ts_ms=10, offset=2) == []
+    assert joiner.num_clicks == 2
+    assert [(p.item_id, p.origin.offset) for p in show(joiner)] == [("b", 1), ("a", 2)]
+    assert (joiner.num_clicks, joiner.num_impressions) == (0, 1)
+
+
+def test_at_close_emits_clicks_in_slate_order_with_what_was_not_clicked() -> None:
+    joiner = make(emit="at_close")
+    show(joiner, items="abacd")
+    assert click(joiner, "c", ts_ms=1, offset=1) == click(joiner, "a", ts_ms=2, offset=2) == []
+    assert joiner.advance(WINDOW_MS) == []  # the window includes its end
+    assert joiner.advance(WINDOW_MS + 1) == [
+        Positive("u", "a", 2, Origin("clicks", 1, 2), ("b", "d"), 0),
+        Positive("u", "c", 1, Origin("clicks", 1, 1), ("b", "d"), 3),
+    ]
+    assert counts(joiner) == {"joined": 2, "closed": 1}
+
+
+def test_an_impression_without_clicks_closes_silently() -> None:
+    joiner = make(emit="at_close")
+    show(joiner)
+    assert joiner.advance(10_000) == []
+    assert (joiner.num_impressions, joiner.counts.closed) == (0, 1)
+
+
+def test_duplicates_are_dropped_and_counted() -> None:
+    joiner = make()
+    show(joiner)
+    assert show(joiner, items="xyz") == []
+    assert len(click(joiner, "a")) == 1
+    assert click(joiner, "a", ts_ms=11) == []
+    assert click(joiner, "x") == []  # not in the slate that came first
+    click(joiner, name="other")
+    click(joiner, name="other")
+    assert counts(joiner) == {"joined": 1, "duplicates": 3, "conflicting": 1, "unmatched": 1}
+
+
+@pytest.mark.parametrize("late", ["train", "drop"])
+@pytest.mark.parametrize("emit", ["on_click", "at_close"])
+def test_a_late_click_is_learned_once_or_leaves_no_trace(emit: str, late: str) -> None:
+    joiner = make(emit=emit, late=late)
+    show(joiner)
+    on_time = click(joiner, "b", ts_ms=WINDOW_MS)
+    first = click(joiner, "a", ts_ms=WINDOW_MS + 1)
+    again = click(joiner, "a", ts_ms=WINDOW_MS + 2)
+    closed = joiner.advance(10_000)
+    assert again == []
+    if late == "train":
+        assert [(p.item_id, p.position, p.shown) for p in first] == [("a", -1, ())]
+        assert counts(joiner) == {"joined": 1, "late": 1, "duplicates": 1, "closed": 1}
+    else:
+        assert first == []
+        assert counts(joiner) == {"joined": 1, "late": 2, "closed": 1}
+    shown = ("c",) if late == "train" else ("a", "c")
+    expected = [("b", 1, shown if emit == "at_close" else ())]
+    assert [(p.item_id, p.position, p.shown) for p in on_time + closed] == expected
+
+
+@pytest.mark.parametrize("unmatched", ["train", "drop"])
+def test_clicks_without_their_impression(unmatched: str) -> None:
+    joiner = make(unmatched=unmatched)
+    show(joiner)
+    emitted = [
+        click(joiner, "a", user="somebody else"),
+        click(joiner, "z"),
+        click(joiner, "a", name="never shown", ts_ms=50),
+        joiner.advance(50 + WINDOW_MS),
+        joiner.advance(51 + WINDOW_MS),
+        click(joiner, "a", ts_ms=60),  # its impression is closed by now
+        joiner.advance(10_000),
+    ]
+    assert list(map(len, emitted)) == ([1, 1, 0, 0, 1, 0, 1] if unmatched == "train" else [0] * 7)
+    assert all(p.position == -1 and p.shown == () for step in emitted for p in step)
+    assert counts(joiner) == {"conflicting": 2, "unmatched": 4, "closed": 1}
+
+
+def test_a_full_buffer_closes_the_impression_with_the_smallest_time() -> None:
+    joiner = make(emit="at_close", max_waiting_impressions=2)
+    show(joiner, "new", ts_ms=9)
+    show(joiner, "old", ts_ms=3)
+    click(joiner, "a", name="old")
+    assert [p.item_id for p in show(joiner, "newer", ts_ms=5)] == ["a"]
+    assert click(joiner, "a", name="old") == []
+    assert joiner.num_impressions == 2
+    assert counts(joiner) == {"joined": 1, "closed": 1, "closed_early": 1}
+
+
+def test_a_full_buffer_of_clicks_gives_up_the_one_with_the_smallest_time() -> None:
+    joiner = make(unmatched="train", max_waiting_clicks=2)
+    click(joiner, "a", ts_ms=1, name="matched")  # leaves a place in the heap behind that must not count
+    show(joiner, "matched")
+    click(joiner, "a", ts_ms=9, name="x")
+    click(joiner, "b", ts_ms=3, name="y")
+    assert [p.item_id for p in click(joiner, "c", ts_ms=5, name="z")] == ["b"]
+    assert joiner.num_clicks == 2
+
+
+def test_only_changes_are_taken_and_only_what_was_stored_is_deleted() -> None:
+    joiner = make()
+    show(joiner, "one", ts_ms=0)
+    show(joiner, "two", ts_ms=1)
+    click(joiner, name="three")
+    first = joiner.take_changes()
+    assert len(first) == 4  # and the counter
+    assert None not in first.values()
+    assert joiner.take_changes() == {}
+    click(joiner, "a", name="two")
+    assert len(joiner.take_changes()) == 1
+    show(joiner, "never stored", ts_ms=2)
+    joiner.advance(10_000)
+    last = joiner.take_changes()
+    assert sorted(key for key, value in last.items() if value is None) == sorted(first)[:3]
+    assert len(last) == 4  # the counter moved
+
+
+@pytest.mark.parametrize(("before", "after"), [("on_click", "at_close"), ("at_close", "on_click")])
+def test_a_change_of_emit_between_runs_neither_repeats_nor_loses_a_click(before: str, after: str) -> None:
+    first = make(emit=before)
+    show(first)
+    emitted = click(first, "a", offset=1)
+    stored = {key: value for key, value in first.take_changes().items() if value is not None}
+    window = WINDOW_MS / 1000
+    second = Joiner.load(
+        JoinSettings.model_validate({"emit": after, "attribution_window_seconds": window}), stored.items()
+    )
+    emitted += click(second, "a", offset=2)
+    emitted += click(second, "b", offset=3)
+    emitted += second.advance(10_000)
+    assert sorted((p.item_id, p.origin.offset) for p in emitted) == [("a", 1), ("b", 3)]
+
+
+def test_smaller_bounds_after_a_restart_are_kept_at_once() -> None:
+    joiner = make()
+    for number in range(5):
+        show(joiner, str(number), ts_ms=number)
+    stored = {key: value for key, value in joiner.take_changes().items() if value is not None}
+    smaller = Joiner.load(JoinSettings(max_waiting_impressions=2), stored.items())
+    show(smaller, "5", ts_ms=5)
+    assert smaller.num_impressions == 2
+    assert smaller.counts.closed_early == 4

@@ -1,0 +1,98 @@
+"""The rehearsal memory: a bounded ring, drawn from by event, that survives commits and restarts."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_store.errors import StoreMismatchError
+from stream_trainer.examples import Examples, ExampleWidths
+from stream_trainer.rehearsal import Rehearsal
+
+WIDTHS = ExampleWidths(history=2, augmented=3, values=1, numbers=1, shown=0)
+
+
+def examples(offsets: range) -> Examples:
+    """Return examples, each field of which tells its offset."""
+    records = np.zeros(len(offsets), WIDTHS.dtype())
+    for place, offset in enumerate(offsets):
+        records[place] = (offset + 1000, 0, offset, [offset, -1], [offset, 0, 0.5], [offset], [np.nan], [])
+    return Examples([f"ü{offset}" for offset in offsets], records)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 9), st.lists(st.one_of(st.none(), st.integers(0, 12)), max_size=15))
+def test_the_newest_are_kept_whatever_the_commits_and_restarts(
+    capacity: int, stream: list[int | None]
+) -> None:
+    """None stands for a commit and a restart; numbers for batches of that size."""
+    rehearsal = Rehearsal(capacity, WIDTHS)
+    stored: dict[bytes, bytes] = {}
+    added = 0
+    for size in stream:
+        if size is None:
+            stored.update(rehearsal.take_changes())
+            rehearsal = Rehearsal(capacity, WIDTHS, rehearsal.num_added, stored.items())
+        else:
+            for start in range(added, added + size, capacity):  # a batch never exceeds the ring
+                rehearsal.add(examples(range(start, min(start + capacity, added + size))))
+            added += size
+        assert len(rehearsal) == min(added, capacity)
+    if added:
+        drawn = rehearsal.draw(0, examples(range(10**6, 10**6 + 300)), 1)
+        kept = range(max(0, added - capacity), added)
+        assert set(drawn.records["offset"].tolist()) == set(kept)
+        for place, offset in enumerate(drawn.records["offset"].tolist()):
+            expected = examples(range(offset, offset + 1))
+            assert drawn.records[place].tobytes() == expected.records[0].tobytes()
+            assert drawn.users[place] == expected.users[0]
+
+
+def test_draws_belong_to_their_new_example_and_not_to_its_batch() -> None:
+    rehearsal = Rehearsal(500, WIDTHS)
+    rehearsal.add(examples(range(400)))
+    new = examples(range(1000, 1010))
+    together = rehearsal.draw(0, new, 3)
+    assert len(together) == 30
+    for place in (0, 4, 9):
+        alone = rehearsal.draw(0, Examples(new.users[place : place + 1], new.records[place : place + 1]), 3)
+        assert alone.records.tobytes() == together.records[3 * place : 3 * place + 3].tobytes()
+        assert alone.users == together.users[3 * place : 3 * place + 3]
+    assert rehearsal.draw(1, new, 3).records.tobytes() != together.records.tobytes()
+
+
+def test_draws_are_uniform_over_the_memory() -> None:
+    """Chi-square over 40 examples, 39 degrees of freedom: beyond 85.1 once in 20,000 tries."""
+    rehearsal = Rehearsal(40, WIDTHS)
+    rehearsal.add(examples(range(40)))
+    drawn = rehearsal.draw(0, examples(range(100, 2100)), 4).records["offset"]
+    counts = np.bincount(drawn, minlength=40)
+    assert ((counts - 200) ** 2 / 200).sum() < 85.1
+
+
+@pytest.mark.parametrize(("capacity", "num_added", "ratio"), [(10, 0, 8), (10, 5, 0), (0, 5, 8)])
+def test_nothing_is_drawn_from_nothing(capacity: int, num_added: int, ratio: int) -> None:
+    rehearsal = Rehearsal(capacity, WIDTHS)
+    rehearsal.add(examples(range(num_added)))
+    drawn = rehearsal.draw(0, examples(range(50, 54)), ratio)
+    assert len(drawn) == 0
+    assert drawn.records.dtype == WIDTHS.dtype()
+    assert (rehearsal.take_changes() == []) == (capacity == 0 or num_added == 0)
+
+
+def test_what_was_drawn_is_a_copy() -> None:
+    rehearsal = Rehearsal(1, WIDTHS)
+    rehearsal.add(examples(range(1)))
+    drawn = rehearsal.draw(0, examples(range(1, 2)), 1)
+    rehearsal.add(examples(range(1, 2)))
+    assert drawn.records["offset"].tolist() == [0]
+
+
+def test_a_smaller_ring_or_another_layout_is_refused() -> None:
+    rehearsal = Rehearsal(4, WIDTHS)
+    rehearsal.add(examples(range(4)))
+    stored = rehearsal.take_changes()
+    with pytest.raises(StoreMismatchError, match="rehearsal_capacity"):
+        Rehearsal(3, WIDTHS, 4, stored)
+    with pytest.raises(StoreMismatchError, match="widths"):
+        Rehearsal(4, ExampleWidths(50, 3, 1, 1, 0), 4, stored)
