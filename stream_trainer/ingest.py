@@ -12,7 +12,7 @@ from feature_store.codec import decode_many
 from feature_store.configuration import Configuration
 from feature_store.errors import DecodeError, OffsetLostError, TopicRecreatedError
 from feature_store.schema import Event
-from stream_trainer.event_log import EventLog, EventWriter, Record, TopicPartition
+from stream_trainer.event_log import EventLog, EventWriter, Headers, Record, TopicPartition
 from stream_trainer.merge import Merge
 from stream_trainer.metrics import TrainerMetrics
 
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 _MAX_WAITING = 20_000  # records of one partition that wait in the merge before it is paused
 _POLL_RECORDS = 5_000
 _MAX_BURIED_BYTES = 900_000  # a record of the log holds 1 MiB, and the headers need room
+_MAX_BURIED_KEY_BYTES = 1_000
+_MAX_CARRIED_HEADERS = 100
 
 
 class Merged(NamedTuple):
@@ -72,6 +74,7 @@ class Ingest:
             OffsetLostError: the log no longer holds what was not yet learned.
         """
         topics = list(self._kinds)
+        self._log.partitions([self._config.topics.dead_letters])  # not only when the first bad message comes
         partitions = self._log.partitions(topics)
         ids = self._log.topic_ids(topics)
         for topic, stored in stored_ids.items():
@@ -140,6 +143,7 @@ class Ingest:
             self._dead.close()
 
     def _poll(self, timeout_s: float) -> None:
+        self._pause_full()
         records = self._reader.poll(_POLL_RECORDS, timeout_s)
         by_partition: dict[TopicPartition, list[Record]] = {}
         for record in records:
@@ -148,7 +152,22 @@ class Ingest:
             self._push(partition, some)
         self._settle()
 
+    def _pause_full(self) -> None:
+        """Keep what waits in the merge bounded."""
+        full = {p for p in self._position if self._merge.waiting(p) >= _MAX_WAITING}
+        if full - self._paused:
+            self._reader.pause(sorted(full - self._paused))
+        if self._paused - full:
+            self._reader.resume(sorted(self._paused - full))
+        self._paused = full
+
     def _push(self, partition: TopicPartition, records: Sequence[Record]) -> None:
+        self._position[partition] = records[-1].offset + 1
+        self._last_seen[partition] = self._now()
+        if self._until_end:  # what was written since the start is for the next run
+            records = [record for record in records if record.offset < self._ends[partition]]
+        else:
+            self._open.add(partition)
         events = decode_many(
             self._kinds[partition.topic], [(r.key, r.value, r.timestamp_ms) for r in records]
         )
@@ -161,13 +180,9 @@ class Ingest:
                 for record, event in zip(records, events, strict=True)
             ],
         )
-        self._position[partition] = records[-1].offset + 1
-        self._last_seen[partition] = self._now()
-        if not self._until_end:
-            self._open.add(partition)
 
     def _settle(self) -> None:
-        """Release the merge from partitions with nothing to read, and keep what waits in it bounded."""
+        """Release the merge from partitions with nothing to read."""
         if self._until_end:
             ended = {p for p in self._open if self._position[p] >= self._ends[p]}
             for partition in ended:
@@ -175,12 +190,6 @@ class Ingest:
             self._open -= ended
         else:
             self._release_idle()
-        full = {p for p in self._position if self._merge.waiting(p) >= _MAX_WAITING}
-        if full - self._paused:
-            self._reader.pause(sorted(full - self._paused))
-        if self._paused - full:
-            self._reader.resume(sorted(self._paused - full))
-        self._paused = full
 
     def _release_idle(self) -> None:
         now, timeout = self._now(), self._config.join.idle_timeout_seconds
@@ -201,18 +210,25 @@ class Ingest:
         """Send a bad message to the dead-letter topic with where it stood and what was wrong with it."""
         if self._dead is None:
             self._dead = self._log.writer()
-        headers = (
-            ("origin_topic", record.topic.encode()),
-            ("origin_partition", str(record.partition).encode()),
-            ("origin_offset", str(record.offset).encode()),
-            ("reason", error.reason.value.encode()),
-            ("detail", error.detail.encode()),
-            *record.headers,
-        )
-        value = record.value
-        if value is not None and len(value) > _MAX_BURIED_BYTES:
-            value = value[:_MAX_BURIED_BYTES]
-            headers += (("truncated_from_bytes", str(len(record.value or b"")).encode()),)
-        self._dead.send(self._config.topics.dead_letters, record.key, value, record.timestamp_ms, headers)
+        key, value, headers = _dead_letter(record, error)
+        self._dead.send(self._config.topics.dead_letters, key, value, record.timestamp_ms, headers)
         self._metrics.dead_letters.labels(error.reason.value).inc()
         log.warning("dead letter: %s[%d]@%d: %s", record.topic, record.partition, record.offset, error)
+
+
+def _dead_letter(record: Record, error: DecodeError) -> tuple[bytes | None, bytes | None, Headers]:
+    """Return key, value and headers. What would not fit with our headers is cut, and says how long it was."""
+    headers: Headers = (
+        ("origin_topic", record.topic.encode()),
+        ("origin_partition", str(record.partition).encode()),
+        ("origin_offset", str(record.offset).encode()),
+        ("reason", error.reason.value.encode()),
+        ("detail", error.detail.encode()),
+    )
+    key, value = record.key, record.value
+    num_bytes = len(key or b"") + len(value or b"")
+    num_header_bytes = sum(len(name.encode()) + len(content) for name, content in record.headers)
+    if num_bytes + num_header_bytes <= _MAX_BURIED_BYTES and len(record.headers) <= _MAX_CARRIED_HEADERS:
+        return key, value, (*headers, *record.headers)
+    headers += (("truncated_from_bytes", str(num_bytes).encode()),)
+    return key and key[:_MAX_BURIED_KEY_BYTES], value and value[:_MAX_BURIED_BYTES], headers

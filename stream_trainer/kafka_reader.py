@@ -6,6 +6,7 @@ half a second for new records. Never commits or moves an offset by itself.
 """
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,7 @@ class KafkaReader:
         )
         self._progress: dict[KafkaPartition, OffsetAndMetadata] = {}
         self._ends: dict[TopicPartition, int] = {}
+        self._paused: dict[KafkaPartition, int] = {}
         self._broken: LogError | None = None
         self._is_closed = False
 
@@ -66,7 +68,7 @@ class KafkaReader:
         self._consumer.assign(names)
         for name in names:
             self._consumer.seek(name, offsets[name])
-        self._consumer.resume(*names)
+        self._paused.clear()
         self._ends = {TopicPartition(*name): ends[name] for name in names}
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
@@ -78,6 +80,9 @@ class KafkaReader:
         """
         if self._broken is not None:
             raise self._broken
+        if len(self._paused) == len(self._ends):
+            time.sleep(timeout_s)
+            return []
         try:
             batches = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=max_records)
         except OffsetOutOfRangeError as error:
@@ -127,12 +132,26 @@ class KafkaReader:
         return dict(self._ends)
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
-        """Do not return records of these until `resume`."""
-        self._consumer.pause(*(KafkaPartition(*partition) for partition in partitions))
+        """Do not return records of these until `resume`.
+
+        By taking them out of the assignment: the client's own pause parks what was fetched, and after a resume
+        it gives back one partition's records and forgets the others' while nothing new arrives (3.0.12).
+        """
+        for name in (KafkaPartition(*partition) for partition in partitions):
+            self._paused.setdefault(name, self._consumer.position(name))
+        self._assign_unpaused()
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        """Return records of these again."""
-        self._consumer.resume(*(KafkaPartition(*partition) for partition in partitions))
+        """Return records of these again, from where they were paused."""
+        names = [KafkaPartition(*partition) for partition in partitions]
+        offsets = {name: self._paused.pop(name) for name in names if name in self._paused}
+        self._assign_unpaused()
+        for name, offset in offsets.items():
+            self._consumer.seek(name, offset)
+
+    def _assign_unpaused(self) -> None:
+        names = (KafkaPartition(*partition) for partition in self._ends)
+        self._consumer.assign([name for name in names if name not in self._paused])
 
     def report_progress(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Commit the offsets to `log.group_id` without waiting; a failure is only logged."""

@@ -82,7 +82,11 @@ class Learner:
         scored = self._score(candidates, items, users_BD, items_TD, num_positives, item_values)
         scored = scored._replace(
             user_augmented_BA=None if self._running_mean else user_inputs.augmented_BA,
-            item_augmented_BA=None if inputs.augmented_TA is None else inputs.augmented_TA[scored.positive_B],
+            item_augmented_BA=(
+                None
+                if inputs.augmented_TA is None
+                else inputs.augmented_TA.index_select(0, scored.positive_B)
+            ),
         )
         parts = self.model.losses(scored)
         self.optimiser.zero_grad(set_to_none=True)
@@ -164,11 +168,12 @@ class Learner:
     ) -> UserInputs:
         settings, records = self.config.model, examples.records
         embedding = augmented = pooled = None
+        # By index_select: threads add up the gradient of x[places] in any order, other bits each time.
         if users is not None and place_B is not None:
             if settings.use_user_id:
-                embedding = users.learned("embedding")[place_B]
+                embedding = users.learned("embedding").index_select(0, place_B)
             if self._has_augmented and not self._running_mean:
-                augmented = users.learned("augmented")[place_B]
+                augmented = users.learned("augmented").index_select(0, place_B)
         if self._running_mean:
             augmented = _tensor(records["augmented"])
         if settings.history_length:

@@ -40,10 +40,11 @@ class Prequential:
         stride = -(-len(numbers) // self._settings.prequential_max_items) or 1
         self._numbers = numbers[::stride].copy()
         embedded = []
-        for start in range(0, len(self._numbers), _CHUNK):
+        chunk = min(_CHUNK, learner.tables.item.capacity // 4)  # half and more may be dirty
+        for start in range(0, len(self._numbers), chunk):
             for table in learner.tables:
                 table.begin_batch()
-            embedded.append(learner.embed_items(self._numbers[start : start + _CHUNK]))
+            embedded.append(learner.embed_items(self._numbers[start : start + chunk]))
         self._items = torch.cat(embedded) if embedded else torch.zeros(0, 0)
         for table in learner.tables:
             table.begin_batch()

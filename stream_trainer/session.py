@@ -15,7 +15,6 @@ from stream_trainer.join import Origin, Positive
 from stream_trainer.prequential import Prequential
 from stream_trainer.state import TrainerState
 
-_MAX_ITEM_CHANGES = 4096
 _OPS_PER_EXAMPLE = (
     16  # so many feature upserts an example may wait for the batch to fill, then it is learned short
 )
@@ -59,11 +58,22 @@ class Session:
             positives = positives + self._effects(Origin(partition.topic, partition.partition, offset), event)
         for positive in positives:
             self._add_positive(positive)
-        while self._num_pending >= self._config.learning.batch_size:
-            self._learn(self._config.learning.batch_size)
-        if state.num_item_changes >= _MAX_ITEM_CHANGES:
-            state.flush_item_features()
-        if len(state.pending) > _OPS_PER_EXAMPLE * self._config.learning.batch_size:
+        self.learn_what_is_full()
+        if state.has_many_item_changes:
+            if state.tables.item.needs_commit:
+                self._commit()
+            else:
+                state.flush_item_features()
+
+    def learn_what_is_full(self) -> None:
+        """Learn every full batch, and a short one that waited too long, before the next event is applied.
+
+        At start, too: the last commit may stand between the batches of one event.
+        """
+        batch_size = self._config.learning.batch_size
+        while self._num_pending >= batch_size:
+            self._learn(batch_size)
+        if len(self.state.pending) > _OPS_PER_EXAMPLE * batch_size:
             self.flush()
 
     def flush(self) -> None:
@@ -112,10 +122,12 @@ class Session:
         self._pending_items.add(number)
 
     def _learn_before_change(self, event: ItemFeatures | Deleted) -> None:
-        """Learn pending examples of an item whose features are about to change: they happened before the
-        change.
+        """Learn pending examples of an item whose features are about to change, or of a user about to be
+        deleted: they happened before that, and must not move the row of the user who starts again.
         """
         if isinstance(event, Deleted) and event.kind != EventKind.ITEM:
+            if any(op.is_positive and op.user_id == event.id for op in self.state.pending):
+                self.flush()
             return
         if self.state.item_numbers.get(event.id) in self._pending_items:
             self.flush()

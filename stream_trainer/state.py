@@ -47,6 +47,7 @@ _FIXED = {
     "learning": ["seed", "rows_optimiser", "rehearsal_capacity", "shown_negatives"],
 }
 _COMMIT_PACE = {"commit_interval_seconds", "commit_every_batches"}
+_MAX_ITEM_CHANGES = 4096
 _CHUNK = 512
 _TABLE_SHARES = {"item": 0.45, "user": 0.45, "value": 0.1}
 
@@ -119,9 +120,11 @@ class TrainerState:
         self._item_changes[number] = self.item_features.encode(features)
 
     @property
-    def num_item_changes(self) -> int:
-        """Items whose new features are not in their rows yet."""
-        return len(self._item_changes)
+    def has_many_item_changes(self) -> bool:
+        """Whether so many items wait for new features that those are to be written before the next batch: a
+        commit writes them, too, and must find room for their rows.
+        """
+        return len(self._item_changes) >= min(_MAX_ITEM_CHANGES, self.tables.item.capacity // 8)
 
     def flush_item_features(self) -> None:
         """Write the item features set since the last batch into their rows."""

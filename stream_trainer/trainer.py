@@ -82,10 +82,14 @@ class Trainer:
         self._start = self._clock()
         state, ingest = self.state, self.ingest
         state.topic_ids = ingest.start(state.next_offsets, state.latest_ts_ms, state.topic_ids)
+        self.session.learn_what_is_full()
+        num_batches = self._config.learning.commit_every_batches
         while not stop.is_set() and not ingest.at_end:
             events = ingest.next_events(_CHUNK_EVENTS, _POLL_SECONDS)
             for partition, ts_ms, offset, event in events:
                 self.session.apply(partition, offset, ts_ms, event)
+                if 0 < num_batches <= self._batches_since_commit:
+                    self.commit()
             self._counts.update(partition.topic for partition, _, _, _ in events)
             self._num_events += len(events)
             self._learn_if_waited()
@@ -133,9 +137,10 @@ class Trainer:
 
     def _commit_is_due(self) -> bool:
         learning = self._config.learning
-        if learning.commit_every_batches:
-            return self._batches_since_commit >= learning.commit_every_batches
-        return self._clock() - self._last_commit >= learning.commit_interval_seconds
+        return (
+            not learning.commit_every_batches
+            and self._clock() - self._last_commit >= learning.commit_interval_seconds
+        )
 
     def _learn_if_waited(self) -> None:
         """Live, a batch that does not fill is learned after a while; a bounded replay goes by count alone."""

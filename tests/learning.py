@@ -1,9 +1,11 @@
 """What tests of the learning core share: tables in memory, and a driver that learns as the session does.
 
-Owns no rule of its own: `World.learn` is the body of the session's learning step without log, join and store.
+Owns no rule of its own: `World.learn` is the body of the session's learning step without log, join and store;
+`Shop` feeds a real session over a real store.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +15,27 @@ from feature_store.configuration import Configuration
 from feature_store.index import IdIndex, NumberIndex
 from feature_store.numbering import Numbering
 from feature_store.rows import ReadRows, RowLayout, RowTable
-from feature_store.schema import FeatureValue
+from feature_store.schema import (
+    Click,
+    Deleted,
+    Event,
+    EventKind,
+    FeatureValue,
+    Impression,
+    ItemFeatures,
+    UserFeatures,
+)
 from feature_store.settings import load_configuration
+from feature_store.store import FeatureStore
 from stream_trainer.corpus import Corpus
+from stream_trainer.event_log import TopicPartition
 from stream_trainer.examples import Examples, ExampleWidths, UserOp, fold_users
 from stream_trainer.features import FeatureEncoder
 from stream_trainer.learner import Learner, Tables
 from stream_trainer.models.dat import augmented_width, row_layouts
 from stream_trainer.rehearsal import Rehearsal
+from stream_trainer.session import Session
+from stream_trainer.state import TrainerState
 
 Blocks = tuple[dict[str, Mapping[str, FeatureValue]], list[tuple[str, str]]]
 
@@ -129,12 +144,66 @@ class World:
         return self.learner.embed_examples(fold_users(self.tables.user, ops, self.widths))
 
 
+class Shop:
+    """A session over a store, fed with events in order: the trainer without log and merge."""
+
+    def __init__(self, config: Configuration, path: Path) -> None:
+        self.store = FeatureStore(path)
+        self.state = TrainerState(config, self.store)
+        self.losses: list[dict[str, float]] = []
+        self.session = Session(config, self.state, self._learned, self.commit)
+
+    def apply(self, events: Sequence[Event]) -> None:
+        """Apply events; each kind has a topic of one partition, and goes on at its stored offset."""
+        for event in events:
+            kind = event.kind.value if isinstance(event, Deleted) else type(event).__name__
+            partition = TopicPartition(kind, 0)
+            offset = self.state.next_offsets.get(partition, 0)
+            self.session.apply(partition, offset, event.ts_ms, event)
+
+    def commit(self) -> None:
+        """Commit the state as it stands, in the middle of a batch or not."""
+        self.state.commit()
+
+    def close(self) -> None:
+        """Release the store; what was not committed is lost, as in a crash."""
+        self.store.close()
+
+    def _learned(self, losses: dict[str, float], num_new: int, num_rehearsed: int, seconds: float) -> None:
+        self.losses.append(losses)
+
+
+def shop_events(seed: int, num_clicks: int) -> list[Event]:
+    """Return item upserts, then impressions with clicks among upserts and deletions of users and items."""
+    rng = np.random.default_rng(seed)
+    features = {"category": "a", "price": 3.0}
+    events: list[Event] = [
+        ItemFeatures(id=f"i{n}", ts_ms=n, features=features | {"category": f"c{n % 4}"}) for n in range(40)
+    ]
+    for n in range(num_clicks):
+        ts_ms, user = 1000 + 10 * n, f"u{rng.integers(12)}"
+        items = [f"i{i}" for i in rng.choice(40, 4, replace=False)]
+        shown = Impression(impression_id=f"{seed}-{n}", user_id=user, ts_ms=ts_ms, items=items)
+        events += [shown, Click(impression_id=f"{seed}-{n}", user_id=user, item_id=items[0], ts_ms=ts_ms + 1)]
+        if rng.random() < 0.15:
+            events.append(UserFeatures(id=user, ts_ms=ts_ms + 2, features={"age": float(rng.integers(80))}))
+        if rng.random() < 0.05:
+            events.append(ItemFeatures(id=items[1], ts_ms=ts_ms + 3, features={"category": "c9"}))
+        if rng.random() < 0.04:
+            events.append(Deleted(kind=EventKind.USER, id=user, ts_ms=ts_ms + 4))
+        if rng.random() < 0.03:
+            events.append(Deleted(kind=EventKind.ITEM, id=items[2], ts_ms=ts_ms + 5))
+    return events
+
+
 def row_bytes(table: RowTable, keys: Sequence[str] | npt.NDArray[np.int64]) -> list[bytes]:
     """Return the bytes of rows."""
     return [row.tobytes() for row in table.gather(table.slots(keys)).numpy()]
 
 
-def blocks(seed: int, num_blocks: int = 4, num_items: int = 25, num_users: int = 200, clicks: int = 20) -> Blocks:
+def blocks(
+    seed: int, num_blocks: int = 4, num_items: int = 25, num_users: int = 200, clicks: int = 20
+) -> Blocks:
     """Return items and clicks in order: each user clicks items of one block only.
 
     Block b has the items `b-0`, `b-1`, …; user u belongs to block u modulo the number of blocks.

@@ -1,4 +1,4 @@
-"""What the whole-process tests share: a log worth learning from, the trainer as a real process, a store's bytes.
+"""What whole-process tests share: a log worth learning from, the trainer as a real process, a store's bytes.
 
 Owns no test. The log is Amazon-shaped, with what a shop adds: items that change, come and go meanwhile, users
 that are deleted, clicks told twice, messages that do not decode.
@@ -69,7 +69,7 @@ def _shop(number: int, kind: EventKind, event: TimelineEvent) -> Iterator[tuple[
     if isinstance(event, Click):
         if number % 11 == 0:
             yield kind, event.user_id, encode(event), event.ts_ms
-        if number % 7 == 0:
+        if number % 61 == 0:
             changed = ItemFeatures(
                 id=event.item_id, ts_ms=event.ts_ms, features={"category": f"c{number % 4}"}
             )

@@ -211,6 +211,25 @@ def test_paused_partitions_are_not_returned(log: EventLog, topic: str, reader: E
     assert mine == list(range(num_paused))
 
 
+def test_all_that_was_paused_is_returned_after_a_resume(
+    log: EventLog, topic: str, reader: EventReader
+) -> None:
+    """Paused one by one in the middle, as the merge does; nothing new arrives that would wake the client up."""
+    write(log, topic, numbered(3_000, num_keys=60))
+    offsets = from_start(log, topic)
+    reader.assign(offsets)
+    records = reader.poll(50, 5.0)
+    for partition in offsets:
+        reader.pause([partition])
+        records += reader.poll(50, 0.2)
+    assert reader.poll(50, 0.2) == []
+    reader.resume(list(offsets))
+    records += read_all(reader, 3_000 - len(records))
+    for partition, end in ends_of(log, topic).items():
+        got = [record.offset for record in records if record.partition == partition.partition]
+        assert got == list(range(end))
+
+
 def test_an_offset_beyond_the_end_is_lost(log: EventLog, topic: str, reader: EventReader) -> None:
     write(log, topic, [(b"k", b"v")] * 5)
     (partition,) = {name for name, end in ends_of(log, topic).items() if end}

@@ -1,13 +1,13 @@
-"""The store's bytes are a function of the log and the seed: not of chunks, commits, memory, stops or crashes."""
+"""The store's bytes are a function of log and seed, not of chunks, commits, memory, threads, stops or crashes."""
 
-import signal
 import threading
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
-from trainer_runs import SMALL, Bytes, TrainerProcess, assert_same_bytes, make_dataset, store_bytes, write_log
+from trainer_runs import SMALL, Bytes, assert_same_bytes, make_dataset, store_bytes, write_log
 
 from feature_store.configuration import Configuration
 from feature_store.rows import RowTable
@@ -44,12 +44,12 @@ IN_ONE_GO = ["learning.commit_interval_seconds=1e9"]
 TINY_MEMORY = ["store.row_memory_mib=1"]
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """Stands for a power cut."""
 
 
 class CrashingTrainer(Trainer):
-    """Dies after so many commits, each time at the worst moment: the state is durable, nothing else is done."""
+    """Dies after so many commits, at the worst moment: the state is durable, and nothing else is done."""
 
     commits_left = 0
 
@@ -58,7 +58,7 @@ class CrashingTrainer(Trainer):
         super().commit()
         self.commits_left -= 1
         if self.commits_left == 0:
-            raise Crash
+            raise CrashError
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def configuration(log: Path, store: Path, settings: Sequence[str]) -> Configurat
 def learn(log: Path, store: Path, settings: Sequence[str], commits_between_crashes: int = 0) -> Bytes:
     """Run the trainer to the end of the log, again after each crash, and return the store's bytes.
 
-    Every other run lives one commit longer: the very last commit is one to crash after, too, but not for ever.
+    Every other run lives one commit longer: the very last is one to crash after, too, but not for ever.
     """
     config = configuration(log, store, settings)
     has_ended, num_crashes = False, 0
@@ -90,7 +90,7 @@ def learn(log: Path, store: Path, settings: Sequence[str], commits_between_crash
         try:
             run.run(threading.Event())
             has_ended = True
-        except Crash:
+        except CrashError:
             num_crashes += 1
         finally:
             run.close()
@@ -131,8 +131,9 @@ def test_crashes_between_batches_do_not_matter(
     model: list[str], undisturbed: Bytes, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Full memory makes the trainer commit before a batch, in the middle of what one event sets off."""
-    monkeypatch.setattr(RowTable, "needs_commit", property(lambda table: True))
-    store = learn(log, tmp_path / "store", [*model, *IN_ONE_GO], commits_between_crashes=5)
+    turns = cycle([True, *[False] * 24])  # three tables are asked before each batch
+    monkeypatch.setattr(RowTable, "needs_commit", property(lambda table: next(turns)))
+    store = learn(log, tmp_path / "store", [*model, *IN_ONE_GO], commits_between_crashes=1)
     assert_same_bytes(store, undisturbed)
 
 
@@ -140,6 +141,37 @@ def test_crashes_between_events_do_not_matter(
     model: list[str], undisturbed: Bytes, log: Path, tmp_path: Path
 ) -> None:
     often = ["learning.commit_every_batches=3", *TINY_MEMORY]
-    assert_same_bytes(
-        learn(log, tmp_path / "store", [*model, *often], commits_between_crashes=2), undisturbed
-    )
+    store = learn(log, tmp_path / "store", [*model, *often], commits_between_crashes=4)
+    assert_same_bytes(store, undisturbed)
+
+
+def test_threads_do_not_race(tmp_path: Path) -> None:
+    """Threads add up the gradient of `x[places]` in any order if it is large: few users, large batches show it."""
+    log = tmp_path / "log"
+    write_log(load_configuration(None, [f"log.path={log}"], {}), make_dataset(tmp_path / "data", 12, 150, 1200))
+    wide = [
+        "learning.num_threads=2",
+        "learning.batch_size=256",
+        "learning.rehearsal_ratio=40",
+        "model.use_user_id=true",
+        "model.user_augmented=learned",
+        *IN_ONE_GO,
+    ]
+    expected = learn(log, tmp_path / "first", wide)
+    for number in range(2):
+        assert_same_bytes(learn(log, tmp_path / f"{number}", wide), expected)
+
+
+def test_the_seed_matters(log: Path, tmp_path: Path) -> None:
+    stores = [learn(log, tmp_path / f"{n}", [f"learning.seed={n}", *IN_ONE_GO]) for n in (1, 2)]
+    assert stores[0]["dense"] != stores[1]["dense"]
+    assert stores[0]["join"] == stores[1]["join"]
+
+
+def test_a_catalogue_larger_than_memory_does_not_matter(tmp_path: Path) -> None:
+    """All items come first: their rows fill memory before anything is learned."""
+    settings = ["model.history_length=4", *IN_ONE_GO]
+    dataset = make_dataset(tmp_path / "data", 200, 3000, 3300)
+    write_log(load_configuration(None, [f"log.path={tmp_path / 'log'}"], {}), dataset)
+    expected = learn(tmp_path / "log", tmp_path / "large", settings)
+    assert_same_bytes(learn(tmp_path / "log", tmp_path / "small", [*settings, *TINY_MEMORY]), expected)

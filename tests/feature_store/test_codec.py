@@ -1,4 +1,4 @@
-"""Bytes to events: round trips, a refusal for every reason, and a decoder that survives any bytes."""
+"""Bytes to events: what is accepted, and a refusal for every reason. Any bytes at all: `properties`."""
 
 import json
 import math
@@ -7,8 +7,6 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from feature_store.codec import MAX_DEPTH, decode, decode_many, encode
 from feature_store.errors import DecodeError, DecodeReason
@@ -22,11 +20,9 @@ from feature_store.schema import (
     MAX_TS_MS,
     Click,
     Deleted,
-    Event,
     EventKind,
     Impression,
     ItemFeatures,
-    UserFeatures,
 )
 
 CLICK = {"v": 1, "impression_id": "i", "user_id": "u", "item_id": "a", "ts_ms": 5}
@@ -48,49 +44,6 @@ def refusal(kind: EventKind, key: bytes | None, value: bytes | None) -> DecodeEr
     with pytest.raises(DecodeError) as caught:
         decode(kind, key, value, 0)
     return caught.value
-
-
-def key_of(event: Event) -> bytes:
-    return (event.user_id if isinstance(event, Impression | Click) else event.id).encode()
-
-
-ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=MAX_ID_CHARS)
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
-numbers = st.floats(allow_nan=False, allow_infinity=False)
-times = st.integers(0, MAX_TS_MS)
-features = st.dictionaries(ids, texts | numbers | st.lists(texts, max_size=5), max_size=5)
-events: st.SearchStrategy[tuple[EventKind, Event]] = st.one_of(
-    st.tuples(
-        st.just(EventKind.CLICK),
-        st.builds(Click, impression_id=ids, user_id=ids, item_id=ids, ts_ms=times),
-    ),
-    st.tuples(
-        st.just(EventKind.IMPRESSION),
-        st.builds(
-            Impression,
-            impression_id=ids,
-            user_id=ids,
-            ts_ms=times,
-            items=st.lists(ids, min_size=1, max_size=5),
-            context=st.dictionaries(ids, texts | numbers, max_size=3),
-        ),
-    ),
-    st.tuples(st.just(EventKind.ITEM), st.builds(ItemFeatures, id=ids, ts_ms=times, features=features)),
-    st.tuples(st.just(EventKind.USER), st.builds(UserFeatures, id=ids, ts_ms=times, features=features)),
-)
-
-
-@given(events)
-def test_what_is_encoded_decodes_to_the_same_event(pair: tuple[EventKind, Event]) -> None:
-    kind, event = pair
-    assert decode(kind, key_of(event), encode(event), timestamp_ms=0) == event
-
-
-@given(events, st.sampled_from(["", " ", "\n\t "]))
-def test_json_decodes_to_the_same_event(pair: tuple[EventKind, Event], space: str) -> None:
-    kind, event = pair
-    value = space + json.dumps({"v": 1, **event.model_dump()})
-    assert decode(kind, key_of(event), value.encode(), timestamp_ms=0) == event
 
 
 def test_encoded_is_a_map_with_the_version() -> None:
@@ -155,7 +108,7 @@ def test_a_record_without_a_time_still_deletes() -> None:
         (EventKind.CLICK, b"u", as_json({**CLICK, "item_id": "\ud800"}), DecodeReason.MALFORMED, "JSON"),
         (EventKind.CLICK, b"u", as_json({**CLICK, "\udfff": 0}), DecodeReason.MALFORMED, "JSON"),
         (EventKind.CLICK, b"u", b"\x81\x01\x01", DecodeReason.MALFORMED, "map key"),
-        (EventKind.CLICK, b"u", b"\xdc\xff\xff" * 1000, DecodeReason.MALFORMED, "max_array_len"),
+        (EventKind.CLICK, b"u", b"\xdc\xff\0" * 1000 + b"\xc0" * 62_000, DecodeReason.MALFORMED, "(4096)"),
         (EventKind.ITEM, b"a", as_json({"v": 1, "id": "a"}), DecodeReason.MALFORMED, "'ts_ms'"),
         (EventKind.CLICK, b"u", b"[1]", DecodeReason.WRONG_TYPE, "a list, not a map"),
         (EventKind.CLICK, b"u", b"{" + b" " * MAX_MESSAGE_BYTES, DecodeReason.OVERSIZED, "65537 bytes"),
@@ -293,57 +246,3 @@ def test_one_bad_message_spoils_no_other() -> None:
         DecodeReason.MALFORMED,
     ]
     assert decode_many(EventKind.CLICK, []) == []
-
-
-any_text = st.text(st.characters())  # lone surrogates too
-plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | any_text | st.binary(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text | st.binary(), inner, max_size=4),
-    max_leaves=20,
-)
-fields = st.fixed_dictionaries(
-    {"v": st.just(1) | plain},
-    optional={
-        name: st.sampled_from(["u", "a", 5]) | plain
-        for name in (
-            "id",
-            "ts_ms",
-            "user_id",
-            "item_id",
-            "impression_id",
-            "items",
-            "features",
-            "context",
-            "x",
-        )
-    },
-)
-json_plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | any_text,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text, inner, max_size=4),
-    max_leaves=20,
-)
-messages = st.one_of(
-    st.binary(max_size=300),
-    st.binary(max_size=100).map(lambda tail: b"{" + tail),
-    fields.map(lambda content: msgpack.packb(content, unicode_errors="surrogatepass")),
-    st.dictionaries(st.sampled_from([*CLICK, *IMPRESSION, *ITEM, "features"]), json_plain).map(as_json),
-    events.flatmap(lambda pair: st.binary(max_size=3).map(lambda noise: encode(pair[1])[:-1] + noise)),
-)
-
-
-@given(st.sampled_from(EventKind), st.none() | st.binary(max_size=20), st.none() | messages, st.integers())
-@example(EventKind.CLICK, b"u", b"\xde\xff\xff\xa1a" * 1000, 0)
-@example(EventKind.CLICK, b"u", b"\xd6\xff\xff\xff\xff\xff", 0)
-@example(EventKind.CLICK, b"u", b'{"v":1' + b"1" * 5000 + b"}", 0)
-@example(EventKind.ITEM, b"a", as_msgpack({**ITEM, "features": {f"f{i}": [[]] for i in range(64)}}), 0)
-def test_any_bytes_give_an_event_or_a_short_reason(
-    kind: EventKind, key: bytes | None, value: bytes | None, timestamp_ms: int
-) -> None:
-    (result,) = decode_many(kind, [(key, value, timestamp_ms)])
-    if isinstance(result, DecodeError):
-        assert 0 < len(result.detail.encode()) < 400
-    else:
-        assert key == key_of(result)
-        if not isinstance(result, Deleted):
-            assert type(result).model_validate(result.model_dump()) == result

@@ -52,7 +52,12 @@ def test_a_key_is_a_hash_of_its_own_event(seed: int, purpose: Purpose, events: l
 
 def test_keys_differ_by_seed_purpose_partition_and_offset() -> None:
     base = (3, Purpose.NEGATIVE, 5, 8)
-    others = [(4, *base[1:]), (3, Purpose.ROW, 5, 8), (3, Purpose.NEGATIVE, 8, 5), (3, Purpose.NEGATIVE, 5, 9)]
+    others = [
+        (4, *base[1:]),
+        (3, Purpose.ROW, 5, 8),
+        (3, Purpose.NEGATIVE, 8, 5),
+        (3, Purpose.NEGATIVE, 5, 9),
+    ]
     keys = {int(event_keys(seed, purpose, [p], [o])[0]) for seed, purpose, p, o in [base, *others]}
     assert len(keys) == 5
 

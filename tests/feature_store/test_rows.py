@@ -198,7 +198,7 @@ def test_dirty_rows_and_rows_of_this_batch_never_give_way() -> None:
 def test_a_stored_row_of_another_width_is_refused() -> None:
     stored = Stored()
     stored.rows[b"a"] = bytes(8)
-    with pytest.raises(StoreCorruptError, match="'user'.*1 floats"):
+    with pytest.raises(StoreCorruptError, match=r"'user'.*1 floats"):
         stored.table(2).slots(["a"])
 
 

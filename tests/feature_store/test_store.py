@@ -99,7 +99,7 @@ def test_families_of_different_commits_are_refused(tmp_path: Path) -> None:
     raw = Rdict(str(tmp_path), _options(), {name: _options() for name in FAMILIES})
     raw.get_column_family("item")[b""] = CommitInfo(4, 5, 6).encode()
     raw.close()
-    with pytest.raises(StoreCorruptError, match="number=4.*restore it from a backup"):
+    with pytest.raises(StoreCorruptError, match=r"number=4.*restore it from a backup"):
         FeatureStore(tmp_path)
 
 

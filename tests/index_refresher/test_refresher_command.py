@@ -47,7 +47,7 @@ class Shop:
         """Write clicks of seven users, learn them all and commit."""
         log = FileEventLog(self.config.log.path)
         topics = self.config.topics
-        log.create_topics({topics.items: 1, topics.users: 1, topics.impressions: 1, topics.clicks: 1})
+        log.create_topics(dict.fromkeys([*topics.kinds(), topics.dead_letters], 1))
         writer = log.writer()
         if not self.num_clicks:
             for number in range(NUM_ITEMS):

@@ -86,7 +86,7 @@ def _write_events(folder: Path) -> None:
     """A small shop: items, and impressions each followed by a click on one of its items."""
     log = FileEventLog(folder)
     topics = Configuration().topics
-    log.create_topics({topics.items: 1, topics.users: 1, topics.impressions: 2, topics.clicks: 2})
+    log.create_topics({**dict.fromkeys(topics.kinds(), 2), topics.dead_letters: 1})
     writer = log.writer()
     for item in range(NUM_ITEMS):
         upsert = ItemFeatures(id=f"i{item}", ts_ms=START_MS, features={"category": f"c{item % 3}"})

@@ -85,7 +85,9 @@ def test_mimic_moves_the_augmented_vector_alone() -> None:
 
 def alignment_by_loops(embedding: np.ndarray, category: np.ndarray) -> float:
     """The same as plain loops over categories, means and products."""
-    sets = {c: [i for i, x in enumerate(category) if x == c] for c in sorted(set(category.tolist())) if c >= 0}
+    sets = {
+        c: [i for i, x in enumerate(category) if x == c] for c in sorted(set(category.tolist())) if c >= 0
+    }
     sets = {c: members for c, members in sets.items() if len(members) >= 2}
     if len(sets) < 2:
         return 0.0
@@ -111,7 +113,7 @@ def alignment_by_loops(embedding: np.ndarray, category: np.ndarray) -> float:
 
 
 def test_alignment_by_hand() -> None:
-    """Category 4: (0,0), (2,0), (4,0), so C = [[4, 0], [0, 0]]; category 1: (0,0), (0,2), C = [[0, 0], [0, 2]].
+    """Category 4 is (0,0), (2,0), (4,0): C = [[4, 0], [0, 0]]; 1 is (0,0), (0,2): C = [[0, 0], [0, 2]].
 
     Item 5 is alone in category 7 and the last has none: neither counts. ‖C4 − C1‖² = 16 + 4.
     """
@@ -132,7 +134,7 @@ def test_without_two_covariances_there_is_nothing_to_align(category: list[int]) 
     embedding = torch.tensor([[1.0, 2], [3, 5], [0, 1]], requires_grad=True)
     loss = category_alignment_loss(embedding, torch.tensor(category))
     loss.backward()  # type: ignore[no-untyped-call]
-    assert float(loss) == 0.0
+    assert float(loss.detach()) == 0.0
     assert embedding.grad is not None
     assert (embedding.grad == 0).all()
 

@@ -45,7 +45,9 @@ def test_a_row_met_late_learns_as_one_met_early() -> None:
     """Each row counts its own steps. Torch's dense Adam would correct the late row by the global count."""
     rows, steps = start(ADAM, 2), gradients(2, 30)
     late = torch_adam(rows[1:, :4], [gradient[1:] for gradient in steps[20:]], 0.01)
-    shared_count = torch_adam(rows[:, :4], [g * torch.tensor([[1.0], [k >= 20]]) for k, g in enumerate(steps)], 0.01)
+    shared_count = torch_adam(
+        rows[:, :4], [g * torch.tensor([[1.0], [k >= 20]]) for k, g in enumerate(steps)], 0.01
+    )
     for k, gradient in enumerate(steps):
         chosen = rows[: 1 + (k >= 20)].clone()
         update_rows(ADAM, chosen, gradient[: len(chosen)], 0.01)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_store.index import IdIndex, NumberIndex, SlotIndex
@@ -15,14 +15,27 @@ LAYOUT = RowLayout(
     "adagrad",
 )
 IDS = [f"id{n}" for n in range(24)]
-CAPACITY = 12
+Calls = list[list[int]]
+Batches = list[tuple[Calls, str, bool]]
+MAKE_INDEX: dict[str, Callable[[int], SlotIndex]] = {
+    "by-id": IdIndex,
+    "by-number": lambda capacity: NumberIndex(capacity, IDS),
+}
 
-# A batch: some calls of `slots`, six distinct rows at most (half of memory), and whether it ends in a commit.
-CALLS = st.lists(st.lists(st.integers(0, 23), max_size=6), max_size=3).filter(
-    lambda calls: len({number for call in calls for number in call}) <= CAPACITY // 2
-)
-BATCHES = st.lists(st.tuples(CALLS, st.sampled_from(["scatter", "write", "reset", "look"]), st.booleans()))
-INDEXES: list[Callable[[], SlotIndex]] = [lambda: IdIndex(CAPACITY), lambda: NumberIndex(CAPACITY, IDS)]
+
+@st.composite
+def scenarios(draw: st.DrawFn) -> tuple[int, Batches]:
+    """Draw a capacity, and batches of at most half as many distinct rows.
+
+    A batch is some calls of `slots`, what is done to their rows, and whether it ends in a commit.
+    """
+    capacity = draw(st.sampled_from([2, 4, 10]))
+    rows = st.lists(st.integers(0, capacity + capacity // 2), min_size=1, max_size=capacity // 2)
+    calls = st.lists(rows, min_size=1, max_size=2).filter(
+        lambda calls: len({number for call in calls for number in call}) <= capacity // 2
+    )
+    done = st.sampled_from(["look", "look", "scatter", "write", "reset"])
+    return capacity, draw(st.lists(st.tuples(calls, done, st.booleans()), max_size=40))
 
 
 class Model:
@@ -56,15 +69,14 @@ def change(table: RowTable, slots: np.ndarray, numbers: list[int], how: str, amo
         table.reset(slots, [IDS[number].encode() for number in numbers])
 
 
-@pytest.mark.parametrize("make_index", INDEXES, ids=["by-id", "by-number"])
-@given(batches=BATCHES)
-def test_rows_are_those_of_a_dictionary(
-    make_index: Callable[[], SlotIndex],
-    batches: list[tuple[list[list[int]], str, bool]],
-) -> None:
+@pytest.mark.parametrize("kind", MAKE_INDEX)
+@settings(deadline=None, max_examples=200)
+@given(scenario=scenarios())
+def test_rows_are_those_of_a_dictionary(kind: str, scenario: tuple[int, Batches]) -> None:
+    capacity, batches = scenario
     stored: dict[bytes, bytes] = {}
-    index = make_index()
-    table = RowTable("item", LAYOUT, index, lambda keys: [stored.get(key) for key in keys], CAPACITY, seed=5)
+    index = MAKE_INDEX[kind](capacity)
+    table = RowTable("item", LAYOUT, index, lambda keys: [stored.get(key) for key in keys], capacity, seed=5)
     model = Model()
 
     def slots(numbers: list[int]) -> np.ndarray:
@@ -86,6 +98,6 @@ def test_rows_are_those_of_a_dictionary(
             model.change(number, how, amount)
         if commits:
             stored.update(table.take_dirty())
-        assert table.num_resident <= CAPACITY
+        assert table.num_resident <= capacity
     stored.update(table.take_dirty())
     assert stored == {IDS[number].encode(): row.tobytes() for number, row in model.rows.items()}

@@ -39,7 +39,7 @@ OPS = st.lists(
             st.integers(-1, 5),
             st.sampled_from([0.5, 2.0, float("nan")]),
         ),
-        USERS.map(lambda user: UserOp(user)),
+        USERS.map(UserOp),
     ),
     max_size=20,
 )
@@ -62,7 +62,7 @@ class Loop:
         for op in ops:
             row = self.row(op.user_id)
             if op.item != NO_ITEM:
-                shown = (list(op.shown) + [-1, -1])[:2]
+                shown = [*op.shown, -1, -1][:2]
                 known = [list(row[name]) for name in ("history", "mean", "values", "numbers")]
                 examples.append((op.user_id, op.item, 1, op.offset, *known, shown))
                 row["history"] = [*row["history"][1:], op.item]
@@ -76,7 +76,11 @@ class Loop:
 def as_tuples(examples: Examples) -> list[tuple[object, ...]]:
     names = ("history", "augmented", "values", "numbers", "shown")
     return [
-        (user, *(int(record[n]) for n in ("item", "partition", "offset")), *(record[n].tolist() for n in names))
+        (
+            user,
+            *(int(record[n]) for n in ("item", "partition", "offset")),
+            *(record[n].tolist() for n in names),
+        )
         for user, record in zip(examples.users, examples.records, strict=True)
     ]
 

@@ -50,7 +50,7 @@ def test_a_click_that_came_first_waits_for_its_impression() -> None:
 
 def test_at_close_emits_clicks_in_slate_order_with_what_was_not_clicked() -> None:
     joiner = make(emit="at_close")
-    show(joiner, items="abacd")
+    show(joiner, items="abacbd")
     assert click(joiner, "c", ts_ms=1, offset=1) == click(joiner, "a", ts_ms=2, offset=2) == []
     assert joiner.advance(WINDOW_MS) == []  # the window includes its end
     assert joiner.advance(WINDOW_MS + 1) == [
@@ -137,6 +137,15 @@ def test_a_full_buffer_of_clicks_gives_up_the_one_with_the_smallest_time() -> No
     click(joiner, "b", ts_ms=3, name="y")
     assert [p.item_id for p in click(joiner, "c", ts_ms=5, name="z")] == ["b"]
     assert joiner.num_clicks == 2
+
+
+def test_clicks_that_wait_over_a_restart_keep_their_order_whatever_the_order_of_entries() -> None:
+    joiner = make()
+    for offset, item in enumerate("cab"):
+        click(joiner, item, offset=offset)
+    stored = {key: value for key, value in joiner.take_changes().items() if value is not None}
+    restored = Joiner.load(JoinSettings(), reversed(stored.items()))
+    assert [p.origin.offset for p in show(restored)] == [0, 1, 2]
 
 
 def test_only_changes_are_taken_and_only_what_was_stored_is_deleted() -> None:

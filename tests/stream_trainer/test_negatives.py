@@ -14,7 +14,9 @@ def corpus_of(num_items: int) -> Corpus:
     return corpus
 
 
-def draw(corpus: Corpus, offsets: np.ndarray, num_draws: int, partition: int = 0, seed: int = 0) -> np.ndarray:
+def draw(
+    corpus: Corpus, offsets: np.ndarray, num_draws: int, partition: int = 0, seed: int = 0
+) -> np.ndarray:
     return own_negatives(seed, corpus, np.full(len(offsets), partition), offsets, num_draws)
 
 

@@ -1,0 +1,53 @@
+"""A fixed seed gives the same losses: bit for bit within a process, and those stored here anywhere.
+
+A change of these numbers is a change of what is learned: say so in CHANGELOG.md and show by how much quality
+moves.
+"""
+
+import pytest
+import torch
+from learning import World, blocks, configuration
+
+NUM_STEPS = 30
+# Larger steps than the presets', so that thirty of them go somewhere.
+FAST = ("learning.batch_size=16", "learning.rows_learning_rate=0.02", "learning.dense_learning_rate=0.003")
+
+
+def trace(preset: str) -> list[dict[str, float]]:
+    """Learn thirty steps on one thread; return each step's losses."""
+    items, stream = blocks(7, num_users=100, clicks=5)
+    world = World(configuration(f"model.preset={preset}", "learning.seed=3", *FAST))
+    world.add_items({name: {"category": f"c{n % 5}"} for n, name in enumerate(items)})
+    ops = [world.click(user, item, k) for k, (user, item) in enumerate(stream)]
+    assert torch.get_num_threads() == 1
+    return world.learn_all(ops[: 16 * NUM_STEPS])
+
+
+@pytest.mark.parametrize(
+    ("preset", "first", "last"),
+    [
+        (
+            "default",
+            {"main": 6.237193, "mimic_item": 0.5},
+            {"main": 6.146393, "mimic_item": 0.2209193},
+        ),
+        (  # on its way to the collapse that test_recovery shows
+            "paper",
+            {"main": 0.7744317, "mimic_user": 1 / 12, "mimic_item": 1 / 12, "category_alignment": 0.0},
+            {
+                "main": 0.6931471,
+                "mimic_user": 0.05861109,
+                "mimic_item": 0.02779026,
+                "category_alignment": 1.932250e-8,
+            },
+        ),
+    ],
+)
+def test_the_losses_are_these(preset: str, first: dict[str, float], last: dict[str, float]) -> None:
+    losses = trace(preset)
+    assert len(losses) == NUM_STEPS
+    assert trace(preset) == losses
+    if preset == "default" and not torch.backends.mkl.is_available():
+        return  # dropout draws by MKL; other builds of torch draw other masks
+    assert losses[0] == pytest.approx(first, rel=1e-4, abs=1e-10)
+    assert losses[-1] == pytest.approx(last, rel=1e-4, abs=1e-10)

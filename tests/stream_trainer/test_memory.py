@@ -1,0 +1,54 @@
+"""Rows that do not fit in memory: learning gives the same bits, only slower."""
+
+from pathlib import Path
+
+from learning import Shop, configuration
+
+from feature_store.schema import Click, Event, Impression, ItemFeatures
+
+SETTINGS = (
+    "model.embedding_dim=16",
+    "model.output_dim=16",
+    "model.augmented_dim=16",
+    "model.hidden=[16]",
+    "learning.batch_size=16",
+    "learning.shared_negatives=100",
+    "learning.rehearsal_ratio=2",
+    "learning.prequential_every=0",
+)
+
+
+def catalogue_then_clicks(num_items: int, num_clicks: int) -> list[Event]:
+    events: list[Event] = [
+        ItemFeatures(id=f"i{n}", ts_ms=n, features={"category": f"c{n % 5}"}) for n in range(num_items)
+    ]
+    for n in range(num_clicks):
+        ts_ms, user, item = num_items + n, f"u{n * 7 % 1500}", f"i{n * 131 % num_items}"
+        events += [
+            Impression(impression_id=f"s{n}", user_id=user, ts_ms=ts_ms, items=[item]),
+            Click(impression_id=f"s{n}", user_id=user, item_id=item, ts_ms=ts_ms),
+        ]
+    return events
+
+
+def learned(path: Path, row_memory_mib: int) -> Shop:
+    """Return the trainer's state after a catalogue that came before the first click and the first commit."""
+    shop = Shop(configuration(*SETTINGS, f"store.row_memory_mib={row_memory_mib}"), path)
+    shop.apply(catalogue_then_clicks(9000, 1600))
+    shop.commit()
+    return shop
+
+
+def test_a_catalogue_larger_than_memory_is_learned_to_the_same_bits(tmp_path: Path) -> None:
+    small, large = learned(tmp_path / "small", 1), learned(tmp_path / "large", 64)
+    table = small.state.tables.item
+    assert table.capacity < 2000
+    assert table.num_evicted > 1000
+    assert table.num_read > 1000
+    assert large.state.tables.item.num_evicted == 0
+    assert len(small.losses) == 100
+    assert small.losses == large.losses
+    for family in ("item", "user", "value", "dense", "rehearsal", "corpus"):
+        assert dict(small.store.items(family)) == dict(large.store.items(family))
+    small.close()
+    large.close()
