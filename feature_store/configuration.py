@@ -181,7 +181,7 @@ class LearningSettings(_Section):
     commit_interval_seconds: float = Field(10.0, ge=0, description="time between commits")
     commit_every_batches: int = Field(0, ge=0, description="commit by count instead; 0 = by time")
     prequential_every: int = Field(
-        50, ge=0, description="rank one batch in this many over the corpus first; 0 = never"
+        25, ge=0, description="rank one batch in this many over the corpus first; 0 = never"
     )
     prequential_max_items: int = Field(50_000, ge=1, description="larger corpora are thinned evenly for that")
 

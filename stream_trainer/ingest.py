@@ -153,8 +153,9 @@ class Ingest:
         self._settle()
 
     def _pause_full(self) -> None:
-        """Keep what waits in the merge bounded."""
-        full = {p for p in self._position if self._merge.waiting(p) >= _MAX_WAITING}
+        """Keep what waits in the merge bounded. What was paused is resumed well below the bound: it is costly."""
+        waiting = {p: self._merge.waiting(p) for p in self._position}
+        full = {p for p, n in waiting.items() if n >= _MAX_WAITING or (p in self._paused and n > _MAX_WAITING // 4)}
         if full - self._paused:
             self._reader.pause(sorted(full - self._paused))
         if self._paused - full:

@@ -148,7 +148,9 @@ def test_crashes_between_events_do_not_matter(
 def test_threads_do_not_race(tmp_path: Path) -> None:
     """Threads add up the gradient of `x[places]` in any order if it is large: few users, large batches show it."""
     log = tmp_path / "log"
-    write_log(load_configuration(None, [f"log.path={log}"], {}), make_dataset(tmp_path / "data", 12, 150, 1200))
+    write_log(
+        load_configuration(None, [f"log.path={log}"], {}), make_dataset(tmp_path / "data", 12, 150, 1200)
+    )
     wide = [
         "learning.num_threads=2",
         "learning.batch_size=256",
