@@ -40,11 +40,11 @@ Writes = Mapping[str, Sequence[tuple[bytes, bytes | None]]]
 
 
 class CommitInfo(NamedTuple):
-    """Which state of the trainer a view shows. Number 0: nothing is committed yet."""
+    """Which state of the trainer a view shows. Number 0: nothing is committed yet. Event times in ms."""
 
     number: int = 0
     watermark_ms: int = 0
-    latest_event_ms: int = 0
+    latest_click_ms: int = 0
 
     def encode(self) -> bytes:
         """Return the bytes kept under the empty key of every column family."""
@@ -127,9 +127,9 @@ class FeatureStore(_Families):
             )
         self.last_commit = infos.pop()
 
-    def commit(self, writes: Writes, watermark_ms: int, latest_event_ms: int) -> CommitInfo:
+    def commit(self, writes: Writes, watermark_ms: int, latest_click_ms: int) -> CommitInfo:
         """Make all writes durable together, or none: one synced WriteBatch. None deletes a key."""
-        info = CommitInfo(self.last_commit.number + 1, watermark_ms, latest_event_ms)
+        info = CommitInfo(self.last_commit.number + 1, watermark_ms, latest_click_ms)
         batch = WriteBatch(raw_mode=True)
         for name, pairs in writes.items():
             handle = self._handle[name]

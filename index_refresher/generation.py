@@ -63,7 +63,7 @@ class Draft(NamedTuple):
 
     commit: int
     watermark_ms: int
-    latest_event_ms: int
+    latest_click_ms: int
     item_index: ItemIndex
     popular: Popular
     towers: bytes
@@ -88,7 +88,7 @@ def publish(path: Path, draft: Draft, created_ms: int, keep: int) -> Manifest:
             "number": max((number for number, _ in map(_parse, _names(path))), default=0) + 1,
             "commit": draft.commit,
             "watermark_ms": draft.watermark_ms,
-            "latest_event_ms": draft.latest_event_ms,
+            "latest_click_ms": draft.latest_click_ms,
             "created_ms": created_ms,
             "num_items": len(draft.item_index),
             "index_kind": draft.item_index.kind,

@@ -42,7 +42,7 @@ class Manifest(BaseModel):
     number: int
     commit: int
     watermark_ms: int
-    latest_event_ms: int
+    latest_click_ms: int
     created_ms: int
     num_items: int
     index_kind: str

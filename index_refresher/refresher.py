@@ -51,7 +51,7 @@ def full_refresh(
         newest = _newest_whole(settings)
         if newest is not None:
             _show(newest, metrics)
-            if CommitInfo(newest.commit, newest.watermark_ms, newest.latest_event_ms) == commit:
+            if CommitInfo(newest.commit, newest.watermark_ms, newest.latest_click_ms) == commit:
                 metrics.checks_failed.set(0)
                 metrics.refreshes.labels("unchanged").inc()
                 return None

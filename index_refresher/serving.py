@@ -160,8 +160,8 @@ class Recommender:
             if commit != self._commit:
                 self._commit = commit
                 self._metrics.show_commit(commit.number, commit.watermark_ms)
-                if commit.latest_event_ms > self._observed_event_ms:
-                    self._observed_event_ms = self._unobserved_event_ms = commit.latest_event_ms
+                if commit.latest_click_ms > self._observed_event_ms:
+                    self._observed_event_ms = self._unobserved_event_ms = commit.latest_click_ms
             return self._reader
 
     def _swap(self, folder: Path, reader: FeatureStoreReader) -> None:

@@ -74,8 +74,8 @@ class Ingest:
             OffsetLostError: the log no longer holds what was not yet learned.
         """
         topics = list(self._kinds)
-        self._log.partitions([self._config.topics.dead_letters])  # not only when the first bad message comes
-        partitions = self._log.partitions(topics)
+        dead_letters = self._config.topics.dead_letters  # missed now, not when the first bad message comes
+        partitions = [p for p in self._log.partitions([*topics, dead_letters]) if p.topic != dead_letters]
         ids = self._log.topic_ids(topics)
         for topic, stored in stored_ids.items():
             if topic in ids and ids[topic] != stored:
@@ -153,9 +153,13 @@ class Ingest:
         self._settle()
 
     def _pause_full(self) -> None:
-        """Keep what waits in the merge bounded. What was paused is resumed well below the bound: it is costly."""
+        """Keep what waits in the merge bounded; resume well below the bound, because it is costly."""
         waiting = {p: self._merge.waiting(p) for p in self._position}
-        full = {p for p, n in waiting.items() if n >= _MAX_WAITING or (p in self._paused and n > _MAX_WAITING // 4)}
+        full = {
+            p
+            for p, n in waiting.items()
+            if n >= _MAX_WAITING or (p in self._paused and n > _MAX_WAITING // 4)
+        }
         if full - self._paused:
             self._reader.pause(sorted(full - self._paused))
         if self._paused - full:

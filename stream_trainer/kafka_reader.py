@@ -134,8 +134,8 @@ class KafkaReader:
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Do not return records of these until `resume`.
 
-        By taking them out of the assignment: the client's own pause parks what was fetched, and after a resume
-        it gives back one partition's records and forgets the others' while nothing new arrives (3.0.12).
+        By taking them out of the assignment: the client's own pause parks what was fetched, and a resume
+        then gives back one partition's records and forgets the others' while nothing new arrives.
         """
         for name in (KafkaPartition(*partition) for partition in partitions):
             self._paused.setdefault(name, self._consumer.position(name))

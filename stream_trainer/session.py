@@ -30,6 +30,7 @@ class Session:
     ) -> None:
         self.state = state
         self.prequential = Prequential(config.learning)
+        self.latest_event_ms = 0
         self._config = config
         self._on_step = on_step
         self._commit = commit
@@ -53,8 +54,7 @@ class Session:
             state.watermark_ms = ts_ms - self._lateness_ms
             positives = state.joiner.advance(state.watermark_ms)
         if event is not None:
-            if event.ts_ms > state.latest_event_ms:
-                state.latest_event_ms = event.ts_ms
+            self.latest_event_ms = max(self.latest_event_ms, event.ts_ms)
             positives = positives + self._effects(Origin(partition.topic, partition.partition, offset), event)
         for positive in positives:
             self._add_positive(positive)
@@ -92,6 +92,7 @@ class Session:
     def _effects(self, origin: Origin, event: Event) -> list[Positive]:
         state = self.state
         if isinstance(event, Click):
+            state.latest_click_ms = max(state.latest_click_ms, event.ts_ms)
             return state.joiner.click(event, origin)
         if isinstance(event, Impression):
             return state.joiner.impression(event, origin)

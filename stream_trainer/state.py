@@ -80,7 +80,7 @@ class TrainerState:
         self.num_positives: int = progress.get("num_positives", 0)
         self.num_steps: int = progress.get("num_steps", 0)
         self.watermark_ms: int = progress.get("watermark_ms", 0)
-        self.latest_event_ms: int = progress.get("latest_event_ms", 0)
+        self.latest_click_ms: int = progress.get("latest_click_ms", 0)
         self.widths = ExampleWidths(
             history=config.model.history_length,
             augmented=augmented_width(config.model) if config.model.user_augmented == "running_mean" else 0,
@@ -154,7 +154,7 @@ class TrainerState:
             "dense": _dump_dense(self.learner),
             "meta": self._meta_changes(),
         }
-        self._store.commit(_typed(writes), self.watermark_ms, self.latest_event_ms)
+        self._store.commit(_typed(writes), self.watermark_ms, self.latest_click_ms)
         return sum(len(pairs) for pairs in rows.values())
 
     def _make_tables(self) -> Tables:
@@ -184,7 +184,7 @@ class TrainerState:
             "num_steps": self.num_steps,
             "num_rehearsal_added": self.rehearsal.num_added,
             "watermark_ms": self.watermark_ms,
-            "latest_event_ms": self.latest_event_ms,
+            "latest_click_ms": self.latest_click_ms,
         }
         now = {
             b"offsets": msgpack.packb(offsets),

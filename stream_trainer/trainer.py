@@ -187,9 +187,8 @@ class Trainer:
         metrics.buffered.labels("impressions").set(state.joiner.num_impressions)
         metrics.buffered.labels("clicks").set(state.joiner.num_clicks)
         metrics.lag_records.set(self.ingest.lag_records)
-        metrics.lag_seconds.set(
-            max(0.0, time.time() - state.latest_event_ms / 1000) if state.latest_event_ms else 0
-        )
+        latest_ms = self.session.latest_event_ms
+        metrics.lag_seconds.set(max(0.0, time.time() - latest_ms / 1000) if latest_ms else 0)
         metrics.corpus_items.set(len(state.corpus))
         for name, table in state.tables._asdict().items():
             metrics.rows.labels(name).set(table.num_resident)
@@ -198,11 +197,9 @@ class Trainer:
         self._on_progress(self._num_events, self.ingest.lag_records)
 
 
-
-
 def _calm_garbage_collector() -> None:
-    """Keep Python's cycle collector from walking over all that is loaded: with 900,000 IDs in memory it took half
-    of the time. Events and examples are freed by their reference counts; cycles are still found, more rarely.
+    """Keep Python's cycle collector from walking over all that is loaded: with 900,000 IDs it took half the
+    time. Events and examples are freed by their reference counts; cycles are still found, but more rarely.
     """
     gc.collect()
     gc.freeze()

@@ -214,7 +214,7 @@ def test_paused_partitions_are_not_returned(log: EventLog, topic: str, reader: E
 def test_all_that_was_paused_is_returned_after_a_resume(
     log: EventLog, topic: str, reader: EventReader
 ) -> None:
-    """Paused one by one in the middle, as the merge does; nothing new arrives that would wake the client up."""
+    """Paused one by one in the middle, as the merge does; nothing new arrives to wake the client."""
     write(log, topic, numbered(3_000, num_keys=60))
     offsets = from_start(log, topic)
     reader.assign(offsets)

@@ -1,4 +1,4 @@
-"""The store's bytes are a function of log and seed, not of chunks, commits, memory, threads, stops or crashes."""
+"""The store's bytes are a function of log and seed, not of chunks, commits, memory, threads or crashes."""
 
 import threading
 from collections.abc import Sequence
@@ -146,7 +146,7 @@ def test_crashes_between_events_do_not_matter(
 
 
 def test_threads_do_not_race(tmp_path: Path) -> None:
-    """Threads add up the gradient of `x[places]` in any order if it is large: few users, large batches show it."""
+    """Threads add up a large gradient of `x[places]` in any order: few users in large batches show it."""
     log = tmp_path / "log"
     write_log(
         load_configuration(None, [f"log.path={log}"], {}), make_dataset(tmp_path / "data", 12, 150, 1200)

@@ -35,7 +35,7 @@ def test_what_is_published_is_what_is_loaded(tmp_path: Path, publish: Publish) -
     assert manifest.folder_name == _name_in_use(tmp_path) == "00000001-7"
     loaded = generation.load(tmp_path / "00000001-7", num_threads=1)
     assert loaded.manifest == manifest
-    assert (manifest.commit, manifest.watermark_ms, manifest.latest_event_ms) == (7, 7000, 7500)
+    assert (manifest.commit, manifest.watermark_ms, manifest.latest_click_ms) == (7, 7000, 7500)
     assert (manifest.created_ms, manifest.num_items, manifest.index_kind) == (70_000, 30, "flat")
     assert loaded.popular.item_ids[:3] == ("i29", "i28", "i27")
     assert loaded.popular.scores[:3] == (29.0, 28.0, 27.0)

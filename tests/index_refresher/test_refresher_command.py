@@ -113,7 +113,7 @@ class Daemon:
 def _wait_for(check: Callable[[], object]) -> None:
     deadline_s = time.monotonic() + 30
     while not check():
-        assert time.monotonic() < deadline_s
+        assert time.monotonic() < deadline_s, check()
         time.sleep(0.05)
 
 
