@@ -159,18 +159,9 @@ class FeatureStoreReader(_Families):
         Raises:
             StoreError: there is no store there yet, or RocksDB cannot read it.
         """
-        if not (path / "CURRENT").exists():
-            raise StoreError(
-                f"there is no feature store in {path} yet; start stream-trainer first, or set store.path"
-            )
-        self._scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
-        try:
-            super().__init__(path, AccessType.secondary(str(self._scratch)))
-        except Exception as error:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            raise StoreError(f"RocksDB cannot read the feature store {path}: {error}") from error
         self._path = path
         self.commit_info = CommitInfo()
+        self._open()
 
     def catch_up(self) -> CommitInfo:
         """Move the view to the newest whole commit and say which that is.
@@ -178,6 +169,9 @@ class FeatureStoreReader(_Families):
         Raises:
             StoreError: the view stays torn: column families disagree about the commit after several tries.
         """
+        if self._read_manifest_name() != self._manifest_name:
+            self.close()
+            self._open()
         for _ in range(_CATCH_UP_TRIES):
             self._db.try_catch_up_with_primary()
             infos = self._infos()
@@ -193,3 +187,25 @@ class FeatureStoreReader(_Families):
         """Release the view and its scratch folder."""
         super().close()
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _open(self) -> None:
+        """Open the view anew, as after each start of a trainer: a view opened while the store was made may
+        not follow to the manifest that the next trainer begins, and would stand still for ever.
+        """
+        manifest_name, self._manifest_name = self._read_manifest_name(), ""
+        self._scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
+        try:
+            super().__init__(self._path, AccessType.secondary(str(self._scratch)))
+        except Exception as error:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise StoreError(f"RocksDB cannot read the feature store {self._path}: {error}") from error
+        self._manifest_name = manifest_name
+
+    def _read_manifest_name(self) -> str:
+        try:
+            return (self._path / "CURRENT").read_text()
+        except FileNotFoundError:
+            raise StoreError(
+                f"there is no feature store in {self._path} yet; start stream-trainer first, "
+                "or set store.path"
+            ) from None

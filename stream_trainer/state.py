@@ -92,7 +92,7 @@ class TrainerState:
             config.learning.rehearsal_capacity if config.learning.rehearsal_ratio else 0,
             self.widths,
             progress.get("num_rehearsal_added", 0),
-            store.items("rehearsal"),
+            store.items("rehearsal") if config.learning.rehearsal_ratio else (),
         )
         self._item_changes: dict[int, tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]] = {}
         self.pending = [_op(fields) for fields in _unpack(self._meta.get(b"pending")) or []]
