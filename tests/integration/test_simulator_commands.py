@@ -1,4 +1,4 @@
-"""The simulator's commands as processes: generate, replay and evaluate, their figures, and what they refuse."""
+"""The simulator's commands as processes: generate, replay, evaluate, their figures, and what they refuse."""
 
 import gzip
 import json
