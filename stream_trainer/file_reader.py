@@ -36,9 +36,18 @@ class FileReader:
             OffsetLostError: the log no longer (or not yet) holds an offset; says how many records are lost.
             LogError: a segment is damaged.
         """
+        kept = {
+            name: reader
+            for name, reader in self._partitions.items()
+            if offsets.get(name) == reader.next_offset
+        }
+        for name in kept:  # a reader that stands there already need not look for its place again
+            del self._partitions[name]
         self.close()
         for partition, offset in sorted(offsets.items()):
-            self._partitions[partition] = _PartitionReader(self._root, partition, offset)
+            self._partitions[partition] = kept.get(partition) or _PartitionReader(
+                self._root, partition, offset
+            )
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         """Return what is there, in offset order within a partition; empty after `timeout_s`.
@@ -114,6 +123,10 @@ class _PartitionReader:
             if not records and not self._advance(firsts):
                 break
         return records
+
+    @property
+    def next_offset(self) -> int:
+        return self._offset
 
     def end_offset(self) -> int:
         return self._end.find()

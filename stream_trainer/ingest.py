@@ -5,6 +5,7 @@ and become durable only with the commit.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -145,11 +146,11 @@ class Ingest:
     def _poll(self, timeout_s: float) -> None:
         self._pause_full()
         records = self._reader.poll(_POLL_RECORDS, timeout_s)
-        by_partition: dict[TopicPartition, list[Record]] = {}
+        by_partition: dict[tuple[str, int], list[Record]] = defaultdict(list)
         for record in records:
-            by_partition.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
-        for partition, some in by_partition.items():
-            self._push(partition, some)
+            by_partition[record[:2]].append(record)
+        for name, some in by_partition.items():
+            self._push(TopicPartition(*name), some)
         self._settle()
 
     def _pause_full(self) -> None:

@@ -35,6 +35,8 @@ class Session:
         self._on_step = on_step
         self._commit = commit
         self._count_pending()
+        self._batch_size = config.learning.batch_size
+        self._max_ops = _OPS_PER_EXAMPLE * self._batch_size
         self._lateness_ms = round(config.join.allowed_lateness_seconds * 1000)
 
     @property
@@ -49,17 +51,17 @@ class Session:
         state = self.state
         state.next_offsets[partition] = offset + 1
         state.latest_ts_ms[partition] = ts_ms
-        positives: list[Positive] = []
         if ts_ms - self._lateness_ms > state.watermark_ms:
             state.watermark_ms = ts_ms - self._lateness_ms
-            positives = state.joiner.advance(state.watermark_ms)
+            for positive in state.joiner.advance(state.watermark_ms):
+                self._add_positive(positive)
         if event is not None:
             self.latest_event_ms = max(self.latest_event_ms, event.ts_ms)
-            positives = positives + self._effects(Origin(partition.topic, partition.partition, offset), event)
-        for positive in positives:
-            self._add_positive(positive)
-        self.learn_what_is_full()
-        if state.has_many_item_changes:
+            for positive in self._effects(Origin(partition.topic, partition.partition, offset), event):
+                self._add_positive(positive)
+        if self._num_pending >= self._batch_size or len(state.pending) > self._max_ops:
+            self.learn_what_is_full()
+        if isinstance(event, ItemFeatures | Deleted) and state.has_many_item_changes:
             if state.tables.item.needs_commit:
                 self._commit()
             else:
@@ -70,10 +72,9 @@ class Session:
 
         At start, too: the last commit may stand between the batches of one event.
         """
-        batch_size = self._config.learning.batch_size
-        while self._num_pending >= batch_size:
-            self._learn(batch_size)
-        if len(self.state.pending) > _OPS_PER_EXAMPLE * batch_size:
+        while self._num_pending >= self._batch_size:
+            self._learn(self._batch_size)
+        if len(self.state.pending) > self._max_ops:
             self.flush()
 
     def flush(self) -> None:
@@ -116,7 +117,7 @@ class Session:
         state = self.state
         number = state.item_numbers.number(positive.item_id)
         state.corpus.add_seen(number)
-        shown = tuple(state.item_numbers.number(item) for item in positive.shown)
+        shown = tuple(map(state.item_numbers.number, positive.shown))
         origin = positive.origin
         state.pending.append(UserOp(positive.user_id, number, origin.partition, origin.offset, shown))
         self._num_pending += 1
