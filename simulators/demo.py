@@ -107,6 +107,7 @@ def configure(folder: Path, held: Held, kafka: str | None, port: int, overrides:
         f"refresh.path={folder / 'generations'}",
         f"refresh.interval_seconds={_REFRESH_SECONDS}",
         "learning.commit_interval_seconds=4",
+        "learning.num_threads=1",  # the other core is for the refresher and the server
         "metrics.trainer_port=0",
         "metrics.refresher_port=0",
         f"serve.port={port}",
