@@ -46,15 +46,17 @@ class Session:
 
     def apply(self, partition: TopicPartition, offset: int, ts_ms: int, event: Event | None) -> None:
         """Apply one record in merge order; None could not be decoded, but its place still counts."""
-        if isinstance(event, ItemFeatures | Deleted):
-            self._learn_before_change(event)
         state = self.state
-        state.next_offsets[partition] = offset + 1
-        state.latest_ts_ms[partition] = ts_ms
         if ts_ms - self._lateness_ms > state.watermark_ms:
+            # First: what time closes happened before this event, and must be learned before what it changes.
             state.watermark_ms = ts_ms - self._lateness_ms
             for positive in state.joiner.advance(state.watermark_ms):
                 self._add_positive(positive)
+            self.learn_what_is_full()
+        if isinstance(event, ItemFeatures | Deleted):
+            self._learn_before_change(event)
+        state.next_offsets[partition] = offset + 1
+        state.latest_ts_ms[partition] = ts_ms
         if event is not None:
             self.latest_event_ms = max(self.latest_event_ms, event.ts_ms)
             for positive in self._effects(Origin(partition.topic, partition.partition, offset), event):
