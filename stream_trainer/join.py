@@ -5,7 +5,7 @@ is closed is forgotten: a click after that is unmatched, not late, because it ca
 impression never came; and a repeated impression after that waits anew.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple, TypeAlias
@@ -18,6 +18,7 @@ from feature_store.schema import Click, Impression
 _COUNTER_KEY = b"sequence.last"
 _SPARE_HEAP = 1024  # entries of clicks that wait no more, before they are swept out
 _SLATE, _CLICK = "impression", "click"
+_NOTHING: Mapping[tuple[str, str], int] = {}
 
 
 class Origin(NamedTuple):
@@ -109,7 +110,7 @@ class Joiner:
         """Clicks that wait for their impression."""
         return len(self._clicks)
 
-    def impression(self, event: Impression, origin: Origin) -> list[Positive]:
+    def impression(self, event: Impression) -> list[Positive]:
         """Let a slate wait for its clicks; return the positives of clicks that came before it."""
         key = event.impression_id
         if key in self._slates:
@@ -120,10 +121,10 @@ class Joiner:
         self._slates[key] = self._changed[sequence] = slate
         heappush(self._slate_heap, (slate.ts_ms, sequence, slate))
         positives: list[Positive] = []
-        for early in self._early.pop(key, {}).values():
+        for early in self._early.pop(key, _NOTHING).values():
             click = self._clicks.pop(early)
             self._forget(early)
-            positives += self._match(slate, click)
+            positives += self._match(slate, click, click.origin)
         if len(self._click_heap) > 2 * len(self._clicks) + _SPARE_HEAP:
             self._rebuild_click_heap()
         while len(self._slates) > self._settings.max_waiting_impressions:
@@ -133,10 +134,10 @@ class Joiner:
 
     def click(self, event: Click, origin: Origin) -> list[Positive]:
         """Join a click to its slate, or let it wait for one."""
-        click = _EarlyClick(event.impression_id, event.user_id, event.item_id, event.ts_ms, origin)
-        slate = self._slates.get(click.impression_id)
+        slate = self._slates.get(event.impression_id)
         if slate is not None:
-            return self._match(slate, click)
+            return self._match(slate, event, origin)
+        click = _EarlyClick(event.impression_id, event.user_id, event.item_id, event.ts_ms, origin)
         early = self._early.setdefault(click.impression_id, {})
         if (click.user_id, click.item_id) in early:
             self.counts.duplicates += 1
@@ -208,11 +209,11 @@ class Joiner:
         else:
             del self._changed[sequence]
 
-    def _match(self, slate: _Slate, click: _EarlyClick) -> list[Positive]:
+    def _match(self, slate: _Slate, click: Click | _EarlyClick, origin: Origin) -> list[Positive]:
         item_id, settings = click.item_id, self._settings
         if click.user_id != slate.user_id or item_id not in slate.items:
             self.counts.conflicting += 1
-            return self._unmatched(click)
+            return self._unmatched(click, origin)
         if item_id in slate.clicked:
             self.counts.duplicates += 1
             return []
@@ -225,17 +226,17 @@ class Joiner:
             self.counts.joined += 1
         self._changed[slate.sequence] = slate
         if self._at_close and not is_late:
-            slate.clicked[item_id] = (click.ts_ms, click.origin)
+            slate.clicked[item_id] = (click.ts_ms, origin)
             return []
         slate.clicked[item_id] = None
         position = -1 if is_late else slate.items.index(item_id)
-        return [Positive(click.user_id, item_id, click.ts_ms, click.origin, (), position)]
+        return [Positive(click.user_id, item_id, click.ts_ms, origin, (), position)]
 
-    def _unmatched(self, click: _EarlyClick) -> list[Positive]:
+    def _unmatched(self, click: Click | _EarlyClick, origin: Origin) -> list[Positive]:
         self.counts.unmatched += 1
         if self._settings.unmatched == "drop":
             return []
-        return [Positive(click.user_id, click.item_id, click.ts_ms, click.origin)]
+        return [Positive(click.user_id, click.item_id, click.ts_ms, origin)]
 
     def _close_oldest(self) -> list[Positive]:
         _, sequence, slate = heappop(self._slate_heap)
@@ -264,7 +265,7 @@ class Joiner:
         if not early:
             del self._early[click.impression_id]
         self._forget(sequence)
-        return self._unmatched(click)
+        return self._unmatched(click, click.origin)
 
 
 def _fields(entry: _Entry) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ alone, so a replay repeats it. Never polls or decodes; time is the stream's.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from feature_store.configuration import Configuration
 from feature_store.schema import Click, Deleted, Event, EventKind, Impression, ItemFeatures, UserFeatures
@@ -18,6 +18,7 @@ from stream_trainer.state import TrainerState
 _OPS_PER_EXAMPLE = (
     16  # so many feature upserts an example may wait for the batch to fill, then it is learned short
 )
+_CHANGES = (ItemFeatures, Deleted)
 
 OnStep = Callable[[dict[str, float], int, int, float], None]
 
@@ -47,23 +48,26 @@ class Session:
     def apply(self, partition: TopicPartition, offset: int, ts_ms: int, event: Event | None) -> None:
         """Apply one record in merge order; None could not be decoded, but its place still counts."""
         state = self.state
-        if ts_ms - self._lateness_ms > state.watermark_ms:
+        watermark_ms = ts_ms - self._lateness_ms
+        if watermark_ms > state.watermark_ms:
             # First: what time closes happened before this event, and must be learned before what it changes.
-            state.watermark_ms = ts_ms - self._lateness_ms
-            for positive in state.joiner.advance(state.watermark_ms):
-                self._add_positive(positive)
-            self.learn_what_is_full()
-        if isinstance(event, ItemFeatures | Deleted):
+            state.watermark_ms = watermark_ms
+            closed = state.joiner.advance(watermark_ms)
+            if closed:
+                self._add_positives(closed)
+                self.learn_what_is_full()
+        if isinstance(event, _CHANGES):
             self._learn_before_change(event)
         state.next_offsets[partition] = offset + 1
         state.latest_ts_ms[partition] = ts_ms
         if event is not None:
             self.latest_event_ms = max(self.latest_event_ms, event.ts_ms)
-            for positive in self._effects(Origin(partition.topic, partition.partition, offset), event):
-                self._add_positive(positive)
+            joined = self._effects(partition, offset, event)
+            if joined:
+                self._add_positives(joined)
         if self._num_pending >= self._batch_size or len(state.pending) > self._max_ops:
             self.learn_what_is_full()
-        if isinstance(event, ItemFeatures | Deleted) and state.has_many_item_changes:
+        if isinstance(event, _CHANGES) and state.has_many_item_changes:
             if state.tables.item.needs_commit:
                 self._commit()
             else:
@@ -88,17 +92,16 @@ class Session:
 
     def close_windows(self) -> None:
         """Act as if time had passed every window: the end of a bounded replay."""
-        for positive in self.state.joiner.advance(2**62):
-            self._add_positive(positive)
+        self._add_positives(self.state.joiner.advance(2**62))
         self.flush()
 
-    def _effects(self, origin: Origin, event: Event) -> list[Positive]:
+    def _effects(self, partition: TopicPartition, offset: int, event: Event) -> list[Positive]:
         state = self.state
         if isinstance(event, Click):
             state.latest_click_ms = max(state.latest_click_ms, event.ts_ms)
-            return state.joiner.click(event, origin)
+            return state.joiner.click(event, Origin(*partition, offset))
         if isinstance(event, Impression):
-            return state.joiner.impression(event, origin)
+            return state.joiner.impression(event)
         if isinstance(event, ItemFeatures):
             number = state.item_numbers.number(event.id)
             state.corpus.add(number)
@@ -115,15 +118,16 @@ class Session:
             state.pending.append(UserOp(event.id))
         return []
 
-    def _add_positive(self, positive: Positive) -> None:
+    def _add_positives(self, positives: Sequence[Positive]) -> None:
         state = self.state
-        number = state.item_numbers.number(positive.item_id)
-        state.corpus.add_seen(number)
-        shown = tuple(map(state.item_numbers.number, positive.shown))
-        origin = positive.origin
-        state.pending.append(UserOp(positive.user_id, number, origin.partition, origin.offset, shown))
-        self._num_pending += 1
-        self._pending_items.add(number)
+        number_of = state.item_numbers.number
+        for user_id, item_id, _, (_, partition, offset), shown, _ in positives:
+            number = number_of(item_id)
+            state.corpus.add_seen(number)
+            numbers = tuple(map(number_of, shown)) if shown else ()
+            state.pending.append(UserOp(user_id, number, partition, offset, numbers))
+            self._pending_items.add(number)
+        self._num_pending += len(positives)
 
     def _learn_before_change(self, event: ItemFeatures | Deleted) -> None:
         """Learn pending examples of an item whose features are about to change, or of a user about to be

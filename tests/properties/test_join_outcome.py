@@ -44,7 +44,7 @@ def origin(place: int) -> Origin:
 
 def apply(joiner: Joiner, place: int, step: Step) -> list[Positive]:
     if isinstance(step, Impression):
-        return joiner.impression(step, origin(place))
+        return joiner.impression(step)
     return joiner.click(step, origin(place)) if isinstance(step, Click) else joiner.advance(step)
 
 
@@ -224,8 +224,6 @@ def test_a_long_log_with_many_early_clicks_keeps_memory_bounded(emit: str) -> No
     for number in range(5_000):
         click = Click(impression_id=str(number), user_id="u", item_id="a", ts_ms=1)
         joiner.click(click, origin(number))
-        joiner.impression(
-            Impression(impression_id=str(number), user_id="u", ts_ms=1, items=["a"]), origin(number)
-        )
+        joiner.impression(Impression(impression_id=str(number), user_id="u", ts_ms=1, items=["a"]))
     assert joiner.counts.joined == 5_000
     assert len(joiner._click_heap) < 2_000

@@ -1,0 +1,49 @@
+"""The order of an event's effects."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from learning import Shop, configuration, row_bytes
+
+from feature_store.schema import Click, Deleted, Event, EventKind, Impression, ItemFeatures, UserFeatures
+
+WINDOW_MS, LATENESS_MS = 1_000, 100
+SETTINGS = [
+    "join.emit=at_close",
+    f"join.attribution_window_seconds={WINDOW_MS / 1000}",
+    f"join.allowed_lateness_seconds={LATENESS_MS / 1000}",
+    "learning.batch_size=1",
+    "model.temperature=0.1",
+]
+AFTER_MS = 10 + WINDOW_MS + LATENESS_MS + 5  # the first time at which the window of `CLICKED` is closed
+CLICKED: list[Event] = [
+    ItemFeatures(id="a", ts_ms=1, features={"category": "before"}),
+    ItemFeatures(id="b", ts_ms=2, features={"category": "other"}),
+    Impression(impression_id="1", user_id="u", ts_ms=10, items=["a", "b"]),
+    Click(impression_id="1", user_id="u", item_id="a", ts_ms=11),
+]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ItemFeatures(id="a", ts_ms=AFTER_MS, features={"category": "after"}),
+        Deleted(kind=EventKind.ITEM, id="a", ts_ms=AFTER_MS),
+    ],
+    ids=["upsert", "deletion"],
+)
+def test_what_an_event_closes_is_learned_before_what_it_changes(change: Event, tmp_path: Path) -> None:
+    """The click happened while the item was as it was, whichever event closes its window."""
+    closer = UserFeatures(id="somebody", ts_ms=AFTER_MS)
+    learned = []
+    for name, events in (("closed before", [*CLICKED, closer, change]), ("closed by", [*CLICKED, change])):
+        shop = Shop(configuration(*SETTINGS), tmp_path / name)
+        shop.apply(events)
+        assert len(shop.losses) == 1
+        shop.state.flush_item_features()
+        shop.state.tables.item.begin_batch()
+        numbers = [shop.state.item_numbers.number(item) for item in ("a", "b")]
+        learned.append((shop.losses, row_bytes(shop.state.tables.item, np.array(numbers))))
+        shop.close()
+    assert learned[0] == learned[1]
