@@ -6,18 +6,20 @@ send the message to the dead letters and go on.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final
 
 import msgpack
-from pydantic import TypeAdapter, ValidationError
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo
 from pydantic_core import from_json
 
 from feature_store.errors import DecodeError, DecodeReason
 from feature_store.schema import (
-    MAX_FEATURES,
     MAX_MESSAGE_BYTES,
     MAX_TS_MS,
     SCHEMA_VERSION,
@@ -35,40 +37,44 @@ MAX_DEPTH: Final = 8
 
 _MAX_ARRAY_ITEMS: Final = 4096
 """msgpack allocates what a list's header claims before it reads the list: a thousand nested headers must stay
-cheap.
+cheap. (msgspec holds the header to the bound of our field first, and skips what is not ours.)
 """
+_FIRST_OF_MSGPACK: Final = 0x80  # its maps and lists start here or above, JSON text below
 _MAX_ECHO_CHARS: Final = 40
 
-_Fields: TypeAlias = dict[str, Any]
-_MODELS: Final[Mapping[EventKind, type[Impression | Click | ItemFeatures | UserFeatures]]] = MappingProxyType(
+
+class _OtherVersion(Struct, forbid_unknown_fields=True, tag_field="v", tag=0):
+    """Never read: no text keeps its bounds. msgspec insists on `v` only where it tells two versions apart."""
+
+    never: Annotated[str, Meta(min_length=1, max_length=0)]
+
+
+class _Reader:
+    """What is known of one kind. Its two decoders let pass what is good beyond doubt, in one step."""
+
+    def __init__(
+        self, kind: EventKind, model: type[Impression | Click | ItemFeatures | UserFeatures], key_field: str
+    ) -> None:
+        self.kind, self.model, self.key_field = kind, model, key_field
+        self.owner_of: Callable[[Event], str] = attrgetter(key_field)
+        self.from_msgpack: Callable[[bytes], Event] = msgspec.msgpack.Decoder(model | _OtherVersion).decode
+        self.from_json: Callable[[bytes], Event] = msgspec.json.Decoder(model | _OtherVersion).decode
+
+
+_READERS: Final[Mapping[EventKind, _Reader]] = MappingProxyType(
     {
-        EventKind.ITEM: ItemFeatures,
-        EventKind.USER: UserFeatures,
-        EventKind.IMPRESSION: Impression,
-        EventKind.CLICK: Click,
+        EventKind.ITEM: _Reader(EventKind.ITEM, ItemFeatures, "id"),
+        EventKind.USER: _Reader(EventKind.USER, UserFeatures, "id"),
+        EventKind.IMPRESSION: _Reader(EventKind.IMPRESSION, Impression, "user_id"),
+        EventKind.CLICK: _Reader(EventKind.CLICK, Click, "user_id"),
     }
-)
-_LISTS: Final = {kind: TypeAdapter[list[Event]](list[model]) for kind, model in _MODELS.items()}  # type: ignore[valid-type]
-_KNOWN_KEYS: Final = {kind: frozenset({"v", *model.model_fields}) for kind, model in _MODELS.items()}
-_KEY_FIELD: Final = {
-    EventKind.ITEM: "id",
-    EventKind.USER: "id",
-    EventKind.IMPRESSION: "user_id",
-    EventKind.CLICK: "user_id",
-}
-_MAP_FIELD: Final = {
-    EventKind.ITEM: "features",
-    EventKind.USER: "features",
-    EventKind.IMPRESSION: "context",
-    EventKind.CLICK: None,
-}
-_OUT_OF_BOUNDS: Final = frozenset(
-    {"string_too_short", "string_too_long", "too_short", "too_long", "less_than_equal", "greater_than_equal"}
 )
 
 
 def encode(event: Event) -> bytes:
     """Return the value to write: a msgpack map with the schema version.
+
+    Checks no bounds but the message's size: who builds an event keeps them, and readers check.
 
     Raises:
         ValueError: the event is a deletion (send an empty value under its key), or larger than readers accept
@@ -80,7 +86,7 @@ def encode(event: Event) -> bytes:
     """
     if isinstance(event, Deleted):
         raise ValueError("a deletion has no bytes: send an empty value under its key")
-    value: bytes = msgpack.packb({"v": SCHEMA_VERSION, **event.__dict__})
+    value = msgspec.msgpack.encode(event)
     if len(value) > MAX_MESSAGE_BYTES:
         name = type(event).__name__
         raise ValueError(f"the {name} takes {len(value)} bytes; at most {MAX_MESSAGE_BYTES} are read")
@@ -104,76 +110,65 @@ def decode_many(
 ) -> list[Event | DecodeError]:
     """Return the event of each (key, value, timestamp_ms), or why there is none, in the same order.
 
-    Validates all at once, which is several times cheaper; a bad message among them costs that, no more.
+    One step for what is good beyond doubt; whatever that step refuses is read again, field by field, to be
+    accepted after all (unknown fields are ignored) or explained.
 
     >>> decode_many(EventKind.ITEM, [(b"a", b"", 7), (b"a", b'{"v": 1, "id": "a"}', 8)])  # doctest: +ELLIPSIS
-    [Deleted(kind=..., id='a', ts_ms=7), DecodeError("malformed: field 'ts_ms': field required")]
+    [Deleted(kind=..., id='a', ts_ms=7), DecodeError("malformed: field 'ts_ms': required, but missing")]
     """
-    parsed = [_parse(kind, *record) for record in records]
-    validated = iter(_validate(kind, [fields for fields in parsed if type(fields) is dict]))
-    owner_of = attrgetter(_KEY_FIELD[kind])
-    results: list[Event | DecodeError] = []
-    for (key, _, _), fields in zip(records, parsed, strict=True):
-        event = next(validated) if isinstance(fields, dict) else fields
-        if not isinstance(event, DecodeError) and (key is None or key != owner_of(event).encode()):
-            event = _key_mismatch(kind, key, owner_of(event))
-        results.append(event)
-    return results
+    reader = _READERS[kind]
+    return [_event_or_error(reader, *record) for record in records]
 
 
-def _parse(
-    kind: EventKind, key: bytes | None, value: bytes | None, timestamp_ms: int
-) -> _Fields | Deleted | DecodeError:
-    """Return the fields of one message, not yet validated; deletions and what does not parse are final."""
+def _event_or_error(
+    reader: _Reader, key: bytes | None, value: bytes | None, timestamp_ms: int
+) -> Event | DecodeError:
     try:
-        return _parse_fields(kind, value) if value else _deletion(kind, key, timestamp_ms)
+        if not value:
+            return _deletion(reader.kind, key, timestamp_ms)
+        if len(value) > MAX_MESSAGE_BYTES:
+            detail = f"the value has {len(value)} bytes; at most {MAX_MESSAGE_BYTES} are accepted"
+            return DecodeError(DecodeReason.OVERSIZED, detail)
+        try:
+            event = (reader.from_msgpack if value[0] >= _FIRST_OF_MSGPACK else reader.from_json)(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            event = _read_again(reader, value)
     except DecodeError as error:
         return error
+    owner = reader.owner_of(event)
+    return event if key == owner.encode() else _key_mismatch(reader, key, owner)
 
 
-def _parse_fields(kind: EventKind, value: bytes) -> _Fields:
-    if len(value) > MAX_MESSAGE_BYTES:
-        detail = f"the value has {len(value)} bytes; at most {MAX_MESSAGE_BYTES} are accepted"
-        raise DecodeError(DecodeReason.OVERSIZED, detail)
-    # JSON text starts below 0x80; a msgpack map or list starts at 0x80 or above.
-    fields = _parse_json(value) if value[0] < 0x80 else _parse_msgpack(value)
+def _read_again(reader: _Reader, value: bytes) -> Event:
+    """Return the event that the first step was too strict for, or raise why there is none."""
+    fields = _parse(value)
     if not isinstance(fields, dict):
         detail = f"the value is {_shown(fields)}, not a map of fields"
         raise DecodeError(DecodeReason.WRONG_TYPE, detail)
-    version = fields.get("v")
+    version = fields.pop("v", fields)
     if type(version) is not int or version != SCHEMA_VERSION:
-        found = f"is {_shown(version)}" if "v" in fields else "is missing"
+        found = "is missing" if version is fields else f"is {_shown(version)}"
         detail = f"field 'v' {found}; this program reads version {SCHEMA_VERSION}"
         raise DecodeError(DecodeReason.UNKNOWN_VERSION, detail)
-    known = _KNOWN_KEYS[kind]
-    if not fields.keys() <= known:
+    for name in [name for name in fields if name not in reader.model.__struct_fields__]:
+        _check_plain(name, fields.pop(name))
+    try:
+        return msgspec.convert(fields, reader.model)
+    except msgspec.ValidationError:
         for name, content in fields.items():
-            if name not in known:
-                _check_plain(name, content)
-    entries = fields.get(_MAP_FIELD[kind])
-    if type(entries) is dict and len(entries) > MAX_FEATURES:  # validation would explain each, then count
-        detail = f"field '{_MAP_FIELD[kind]}' has {len(entries)} entries; at most {MAX_FEATURES} are accepted"
-        raise DecodeError(DecodeReason.OUT_OF_BOUNDS, detail)
-    return fields
+            _check_plain(name, content)
+        raise _explain(reader.model, fields) from None
 
 
-def _parse_msgpack(value: bytes) -> object:
-    try:
-        return msgpack.unpackb(value, max_array_len=_MAX_ARRAY_ITEMS)
-    except msgpack.StackError:
-        raise _too_deep("the value") from None
+def _parse(value: bytes) -> object:
+    is_msgpack = value[0] >= _FIRST_OF_MSGPACK
+    try:  # from_json takes NaN and Infinity: validation refuses them and names the field
+        return msgpack.unpackb(value, max_array_len=_MAX_ARRAY_ITEMS) if is_msgpack else from_json(value)
     except ValueError as error:  # all of msgpack's own, and UnicodeDecodeError
-        raise DecodeError(DecodeReason.MALFORMED, f"not msgpack: {_reason(error)}") from None
-
-
-def _parse_json(value: bytes) -> object:
-    try:
-        return from_json(value)  # takes NaN and Infinity: validation refuses them and names the field
-    except ValueError as error:
-        if "recursion limit" in str(error):
+        if isinstance(error, msgpack.StackError) or "recursion limit" in str(error):
             raise _too_deep("the value") from None
-        detail = f"neither a msgpack map nor JSON: {_reason(error)}"
-        raise DecodeError(DecodeReason.MALFORMED, detail) from None
+        found = "not msgpack" if is_msgpack else "neither a msgpack map nor JSON"
+        raise DecodeError(DecodeReason.MALFORMED, f"{found}: {_reason(error)}") from None
 
 
 def _deletion(kind: EventKind, key: bytes | None, timestamp_ms: int) -> Deleted:
@@ -184,30 +179,12 @@ def _deletion(kind: EventKind, key: bytes | None, timestamp_ms: int) -> Deleted:
         detail = "the value is empty and there is no key to say what to delete"
         raise DecodeError(DecodeReason.MALFORMED, detail)
     try:
-        return Deleted(kind=kind, id=key.decode(), ts_ms=min(max(timestamp_ms, 0), MAX_TS_MS))
+        fields = {"kind": kind, "id": key.decode(), "ts_ms": min(max(timestamp_ms, 0), MAX_TS_MS)}
+        return msgspec.convert(fields, Deleted)
     except UnicodeDecodeError as error:
         raise DecodeError(DecodeReason.MALFORMED, f"the key is not UTF-8: {_reason(error)}") from None
-    except ValidationError as error:
-        raise _explain(error) from None
-
-
-def _validate(kind: EventKind, messages: list[_Fields]) -> Sequence[Event | DecodeError]:
-    try:
-        return _LISTS[kind].validate_python(messages)
-    except ValidationError:
-        return [_validate_one(kind, fields) for fields in messages]
-
-
-def _validate_one(kind: EventKind, fields: _Fields) -> Event | DecodeError:
-    try:
-        return _MODELS[kind].model_validate(fields)
-    except ValidationError as error:
-        try:
-            for name, content in fields.items():
-                _check_plain(name, content)
-        except DecodeError as plainer:
-            return plainer
-        return _explain(error)
+    except msgspec.ValidationError:
+        raise _explain(Deleted, fields) from None
 
 
 def _check_plain(field: object, content: object) -> None:
@@ -237,37 +214,61 @@ def _check_plain(field: object, content: object) -> None:
             raise DecodeError(DecodeReason.WRONG_TYPE, detail)
 
 
-def _explain(invalid: ValidationError) -> DecodeError:
-    """Name the first bad field and what was wrong; of a union's errors, the one about bounds says most."""
-    errors = invalid.errors(include_url=False, include_context=False)
-    place = errors[0]["loc"][:2]
-    reasons: dict[DecodeReason, dict[str, object]] = {}
-    for error in errors:
-        if error["loc"][:2] == place:
-            message = error["msg"].removeprefix("Input should be ")
-            reasons.setdefault(_reason_of(error["type"], error["input"]), {})[message] = error["input"]
-    reason = next(r for r in (*_BY_PRECISION, *reasons) if r in reasons)
-    messages = reasons[reason]
-    said = " or ".join(messages)
-    got = "" if "Field required" in messages else f", got {_shown(next(iter(messages.values())))}"
-    name = ".".join(_cut(str(part)) for part in place)
-    return DecodeError(reason, f"field '{name}': {said[0].lower()}{said[1:]}{got}")
+def _explain(model: type[Struct], fields: dict[str, Any]) -> DecodeError:
+    """Name the first bad field, or the entry in it, and say what was wrong."""
+    for field in msgspec.structs.fields(model):
+        if field.required and field.name not in fields:
+            return DecodeError(DecodeReason.MALFORMED, f"field '{field.name}': required, but missing")
+        content: Any = fields.get(field.name)
+        fault = _fault(field, content) if field.name in fields else None
+        if fault is None:
+            continue
+        if " - at " not in fault:
+            return _refusal(field.name, fault, content)
+        # Some entry is bad, but msgspec does not tell its key: find the first that is bad on its own.
+        is_map = isinstance(content, dict)
+        for place, entry in content.items() if is_map else enumerate(content):
+            fault = _fault(field, {place: entry} if is_map else [entry])
+            if fault is not None:
+                inner = re.search(r"\[\.\.\.\]\[(\d+)\]", fault)
+                given = place if "`key`" in fault else entry[int(inner[1])] if inner else entry
+                return _refusal(f"{field.name}.{_cut(str(place))}", fault, given)
+    raise AssertionError("a refused event has a bad field")
 
 
-_BY_PRECISION: Final = (DecodeReason.NOT_FINITE, DecodeReason.OUT_OF_BOUNDS)
+def _fault(field: FieldInfo, content: object) -> str | None:
+    try:
+        msgspec.convert(content, field.type)
+    except msgspec.ValidationError as error:
+        return str(error)
+    return None
 
 
-def _reason_of(error_type: str, given: object) -> DecodeReason:
+_WORDS: Final = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "text",
+    "array": "a list",
+    "object": "a map",
+}
+
+
+def _refusal(place: str, fault: str, given: object) -> DecodeError:
+    """Turn "Expected `float | str`, got `bool` - at `$.x`" into words, with the value that was given."""
+    is_bound = re.search(" [<>]= ", fault)
+    reason = DecodeReason.OUT_OF_BOUNDS if is_bound else DecodeReason.WRONG_TYPE
     if isinstance(given, float) and not math.isfinite(given):
-        return DecodeReason.NOT_FINITE
-    if error_type in _OUT_OF_BOUNDS:
-        return DecodeReason.OUT_OF_BOUNDS
-    return DecodeReason.MALFORMED if error_type in ("missing", "string_unicode") else DecodeReason.WRONG_TYPE
+        reason = DecodeReason.NOT_FINITE
+    said = re.sub("`float` [<>]= .*", "a finite number", re.split(", got | - at ", fault)[0])
+    said = re.sub(r"\w+", lambda word: _WORDS.get(word[0], word[0]), said)
+    said = said.replace("`", "").replace(" | ", " or ")
+    got = f"{len(given)} entries" if is_bound and isinstance(given, list | dict) else _shown(given)
+    return DecodeError(reason, f"field '{place}': {said[0].lower()}{said[1:]}, got {got}")
 
 
-def _key_mismatch(kind: EventKind, key: bytes | None, owner: str) -> DecodeError:
+def _key_mismatch(reader: _Reader, key: bytes | None, owner: str) -> DecodeError:
     found = "there is no key" if key is None else f"the key is {_shown(key)}"
-    detail = f"{found}, but {_KEY_FIELD[kind]} is {_shown(owner)}: {kind.value} must be keyed by it"
+    detail = f"{found}, but {reader.key_field} is {_shown(owner)}: {reader.kind.value} must be keyed by it"
     return DecodeError(DecodeReason.KEY_MISMATCH, detail)
 
 

@@ -111,9 +111,11 @@ class ModelSettings(_Section):
     """The model and its losses (dat.md). Presets set these together; see `feature_store/presets.py`."""
 
     preset: str = Field(
-        "default", description="default | paper | reproduction: starting values of [model] and [learning]"
+        "default",
+        description="default | paper | paper_mended | reproduction | youtube_dnn | fm | mind: "
+        "starting values of [model] and [learning]",
     )
-    name: Literal["dat", "two_tower"] = Field("dat", description="which model")
+    name: Literal["dat", "two_tower", "youtube_dnn", "fm", "mind"] = Field("dat", description="which model")
     embedding_dim: int = Field(32, ge=1, le=1024, description="K, width of ID and category embeddings")
     augmented_dim: int = Field(32, ge=0, le=1024, description="d, width of the augmented vectors; 0 = none")
     init_scale: float = Field(
@@ -123,6 +125,7 @@ class ModelSettings(_Section):
     hidden: list[int] = Field([256, 128], description="widths of the towers' hidden layers")
     output_dim: int = Field(32, ge=1, le=1024, description="width of the towers' output")
     last_relu: bool = Field(False, description="ReLU after the last layer (the paper; collapses)")
+    normalise: bool = Field(True, description="embeddings of length one, so that scores are cosines")
     residual: bool = Field(
         True, description="add the ID (items) or pooled history (users) embedding to the output"
     )
@@ -131,11 +134,21 @@ class ModelSettings(_Section):
     history_length: int = Field(
         20, ge=0, le=200, description="newest past positives pooled in the user tower"
     )
+    history_decay: float = Field(
+        0.6, gt=0, le=1, description="weight of a past positive ÷ the next newer one's at the start; learned"
+    )
     user_augmented: Literal["learned", "running_mean"] = Field(
         "running_mean", description="a_u by gradient and mimic loss (paper), or as the leak-free mean of p_v"
     )
     item_augmented: Literal["learned", "mimic_only"] = Field(
         "mimic_only", description="a_v by both losses (paper), or by the mimic loss alone, its input detached"
+    )
+    num_interests: int = Field(
+        5, ge=1, le=32, description="mind: most capsules of a user; log2 of the history"
+    )
+    routing_iterations: int = Field(3, ge=1, le=10, description="mind: R of the dynamic routing")
+    label_attention_power: float = Field(
+        1.0, ge=1, le=8, description="mind: p; larger trains the interest nearest to the positive alone"
     )
     own_tower_mimic: bool = Field(
         False, description="the reproduction's equation: a_u mimics p_u, a_v mimics p_v"
@@ -175,6 +188,9 @@ class LearningSettings(_Section):
     )
     rows_learning_rate: float = Field(2e-3, gt=0, description="of per-ID rows")
     dense_learning_rate: float = Field(1e-3, gt=0, description="of tower weights (Adam)")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the towers' layers when learning; all else, and serving, is float32"
+    )
     num_threads: int = Field(
         2, ge=1, le=256, description="of torch; part of what makes results bit-identical"
     )
@@ -261,6 +277,18 @@ class Configuration(BaseModel):
             raise ValueError(
                 "model.augmented_dim must be 0 or model.output_dim: augmented vectors imitate embeddings"
             )
+        items_are_rows = self.model.name in ("youtube_dnn", "fm", "mind")
+        if items_are_rows and self.model.output_dim != self.model.embedding_dim:
+            raise ValueError(f"model.name = '{self.model.name}' needs model.output_dim = model.embedding_dim")
+        if self.model.name in ("youtube_dnn", "mind") and not self.model.history_length:
+            raise ValueError(f"model.name = '{self.model.name}' needs model.history_length")
+        if self.model.name == "fm" and not (
+            self.model.use_user_id
+            or self.model.history_length
+            or self.features.user_categorical
+            or self.features.user_numeric
+        ):
+            raise ValueError("model.name = 'fm' needs something of users: model.use_user_id, for example")
         if self.features.category and self.features.category not in self.features.item_categorical:
             raise ValueError(
                 f"features.category '{self.features.category}' is not in features.item_categorical"

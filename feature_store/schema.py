@@ -1,13 +1,15 @@
 """The events that come from outside, with their bounds.
 
-Owns the shape of every message on the four topics. Never touches bytes: that is `codec.py`.
+Owns the shape of every message on the four topics. Never touches bytes: that is `codec.py`, which holds what
+it reads to these bounds. Building an event checks nothing: who makes one keeps them, or readers refuse it.
 Field names, units (`ts_ms` is milliseconds since 1970, UTC) and bounds are the contract with the shop.
 """
 
+import sys
 from enum import StrEnum
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from msgspec import Meta, Struct
 
 SCHEMA_VERSION = 1
 MAX_ID_CHARS = 128
@@ -28,29 +30,31 @@ class EventKind(StrEnum):
     CLICK = "clicks"
 
 
-Id: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
-TsMs: TypeAlias = Annotated[int, Field(ge=0, le=MAX_TS_MS)]
-Text: TypeAlias = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
-Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
-FeatureValue: TypeAlias = Text | Number | Annotated[list[Text], Field(max_length=MAX_FEATURE_VALUES)]
-Features: TypeAlias = Annotated[dict[Id, FeatureValue], Field(max_length=MAX_FEATURES)]
+_MAX_FLOAT: Final = sys.float_info.max
+
+Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
+TsMs: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_TS_MS)]
+Text: TypeAlias = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+Number: TypeAlias = Annotated[float, Meta(ge=-_MAX_FLOAT, le=_MAX_FLOAT)]  # finite: NaN keeps no bound either
+FeatureValue: TypeAlias = Text | Number | Annotated[list[Text], Meta(max_length=MAX_FEATURE_VALUES)]
+Features: TypeAlias = Annotated[dict[Id, FeatureValue], Meta(max_length=MAX_FEATURES)]
 
 
-class _Event(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+class _Event(Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag_field="v", tag=SCHEMA_VERSION):
+    """What all events share. `v` stands in the bytes only; `gc=False`: an event is never part of a cycle."""
 
 
-class Impression(_Event):
+class Impression(_Event, frozen=True, kw_only=True):
     """A slate shown to a user, in display order."""
 
     impression_id: Id
     user_id: Id
     ts_ms: TsMs
-    items: Annotated[list[Id], Field(min_length=1, max_length=MAX_SLATE_ITEMS)]
-    context: Annotated[dict[Id, Text | Number], Field(max_length=MAX_FEATURES)] = {}
+    items: Annotated[list[Id], Meta(min_length=1, max_length=MAX_SLATE_ITEMS)]
+    context: Annotated[dict[Id, Text | Number], Meta(max_length=MAX_FEATURES)] = {}
 
 
-class Click(_Event):
+class Click(_Event, frozen=True, kw_only=True):
     """One item of a slate was clicked."""
 
     impression_id: Id
@@ -59,7 +63,7 @@ class Click(_Event):
     ts_ms: TsMs
 
 
-class ItemFeatures(_Event):
+class ItemFeatures(_Event, frozen=True, kw_only=True):
     """The newest features of an item: an upsert that takes effect from its place in the stream."""
 
     id: Id
@@ -67,7 +71,7 @@ class ItemFeatures(_Event):
     features: Features = {}
 
 
-class UserFeatures(_Event):
+class UserFeatures(_Event, frozen=True, kw_only=True):
     """The newest features of a user: an upsert that takes effect from its place in the stream."""
 
     id: Id
@@ -75,7 +79,7 @@ class UserFeatures(_Event):
     features: Features = {}
 
 
-class Deleted(_Event):
+class Deleted(_Event, frozen=True, kw_only=True):
     """An empty value on `items` or `users`: the ID is gone. The time is the record's own."""
 
     kind: EventKind

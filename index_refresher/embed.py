@@ -2,9 +2,9 @@
 generation's.
 
 Owns the reading of rows for serving. Never writes anything, and never trains: no dropout, no gradient. What
-is searched by inner product is the tower's output over the temperature, with one column more: log popularity
-for items and its weight for queries. Legend: N items, Q queries, D embedding width (one more than the tower's
-where popularity counts), W row width, L history length.
+is searched by inner product is the model's output, the queries' over the temperature, with one column more:
+weight × log popularity for items and 1 for queries. Legend: N items, Q queries, I interests, D embedding
+width (one more than the model's where popularity counts), W row width, L history length.
 """
 
 import json
@@ -22,8 +22,9 @@ from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.errors import StoreError
 from feature_store.rows import RowLayout
 from feature_store.store import CommitInfo, FeatureStoreReader
-from stream_trainer.models.dat import Dat, ItemInputs, UserInputs, augmented_width, row_layouts
-from stream_trainer.models.tower import pool_history, pool_values
+from stream_trainer.models.factory import make_model, row_layouts
+from stream_trainer.models.retrieval import History, ItemInputs, UserInputs
+from stream_trainer.models.tower import pool_values
 
 F32 = npt.NDArray[np.float32]
 
@@ -43,6 +44,7 @@ class QueryEmbeddings(NamedTuple):
     """Queries to be searched. `known_Q`: the user has a history; `history`: item IDs, the newest last."""
 
     embeddings_QD: F32
+    """(Q, D), or (Q, I, D) of a model with several interests."""
     known_Q: npt.NDArray[np.bool_]
     history: list[list[str]]
 
@@ -55,6 +57,10 @@ class _Rows(NamedTuple):
 
     def floats(self, name: str) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(self.data_nW[:, self.layout.span(name)]))
+
+    def floats_or_none(self, name: str) -> Tensor | None:
+        """Return a field, None if the model's rows have no such field."""
+        return self.floats(name) if any(field.name == name for field in self.layout.fields) else None
 
     def ints(self, name: str) -> Tensor:
         return torch.from_numpy(
@@ -74,7 +80,7 @@ class _Scorer:
         self._seed = int(stored["learning"]["seed"])
         self._layouts = row_layouts(self.settings, self.features, stored["learning"]["rows_optimiser"])
         self._value_keys = [value for _, value in reader.items("value_number")]
-        self.model = Dat(self.settings, self.features)
+        self.model = make_model(self.settings, self.features)
         self.model.load_state_dict(safetensors.torch.load(towers))
         self.model.eval()
 
@@ -109,9 +115,10 @@ class _Scorer:
         counts = list(self.features.item_categorical.values())
         inputs = ItemInputs(
             rows.floats("embedding"),
-            rows.floats("augmented") if augmented_width(self.settings) else None,
+            rows.floats_or_none("augmented"),
             self.pooled_values(rows.ints("values"), counts),
             rows.floats("numbers"),
+            rows.floats_or_none("weight"),
         )
         with torch.no_grad():
             embedded: F32 = self.model.embed_items(inputs).numpy()
@@ -187,30 +194,29 @@ class QueryEmbedder:
         rows, known_Q = scorer.rows("user", [user.encode() for user in user_ids])
         codes_QL = rows.ints("history").numpy()
         settings = scorer.settings
-        has_mean = augmented_width(settings) and settings.user_augmented == "running_mean"
-        has_learned = augmented_width(settings) and settings.user_augmented == "learned"
+        mean = rows.floats_or_none("mean")
         inputs = UserInputs(
-            rows.floats("embedding") if settings.use_user_id else None,
-            self._pool(codes_QL) if settings.history_length else None,
-            rows.floats("mean") if has_mean else rows.floats("augmented") if has_learned else None,
+            rows.floats_or_none("embedding"),
+            self._history(codes_QL) if settings.history_length else None,
+            rows.floats_or_none("augmented") if mean is None else mean,
             scorer.pooled_values(rows.ints("values"), list(scorer.features.user_categorical.values())),
             rows.floats("numbers"),
         )
         with torch.no_grad():
             p_QD = scorer.model.embed_users(inputs).numpy() / settings.temperature
         if settings.popularity_weight:
-            p_QD = np.concatenate([p_QD, np.ones((len(p_QD), 1), np.float32)], axis=1)
+            p_QD = np.concatenate([p_QD, np.ones((*p_QD.shape[:-1], 1), np.float32)], axis=-1)
         history = [self._ids(codes[codes >= 0]) for codes in codes_QL]
         if settings.history_length:
             known_Q = known_Q & (codes_QL >= 0).any(1)
         return QueryEmbeddings(p_QD.astype(np.float32), known_Q, history)
 
-    def _pool(self, codes_QL: npt.NDArray[np.int64]) -> Tensor:
+    def _history(self, codes_QL: npt.NDArray[np.int64]) -> History:
         unique, inverse = np.unique(codes_QL, return_inverse=True)
         missing = int(len(unique) > 0 and unique[0] < 0)
         rows, _ = self._scorer.rows("item", [key.encode() for key in self._ids(unique[missing:])])
         places = torch.from_numpy(inverse.reshape(codes_QL.shape) - missing)
-        return pool_history(rows.floats("embedding"), places)
+        return History(rows.floats("embedding"), places)
 
     def _ids(self, codes: npt.NDArray[np.int64]) -> list[str]:
         if len(codes) and int(codes.max()) >= len(self._item_keys):

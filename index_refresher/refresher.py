@@ -22,6 +22,7 @@ from index_refresher.generation import Draft, Popular
 from index_refresher.index import F32, ItemIndex
 from index_refresher.manifest import Manifest, verify
 from index_refresher.metrics import RefresherMetrics
+from stream_trainer.models.retrieval import each_interest
 
 log = logging.getLogger(__name__)
 
@@ -96,19 +97,21 @@ def make_draft(corpus: EmbeddedCorpus, queries_QD: F32, settings: RefreshSetting
 def check_queries(corpus: EmbeddedCorpus, reader: FeatureStoreReader) -> F32:
     """Return queries to measure recall with: users, as they would be answered; items where there are none.
 
-    Items are poor stand-ins: a user's query is longer, and has a constant in the popularity column.
+    Items are poor stand-ins: a user's query is longer, and has a constant in the popularity column. Each of a
+    user's interests is searched by itself, so each is a query.
     """
     users = [key.decode() for key, _ in itertools.islice(reader.items("user"), _MAX_CHECK_USERS)]
     if not users:
         return corpus.embeddings_ND[:_MAX_CHECK_USERS]
     queries = QueryEmbedder(corpus.towers, corpus.model, reader).embed(users)
-    finite_Q = np.isfinite(queries.embeddings_QD).all(1)
+    interests_QID = each_interest(queries.embeddings_QD)
+    finite_Q = np.isfinite(interests_QID).all((1, 2))
     if not finite_Q.all():
         raise GenerationError(
             f"the embeddings of {int((~finite_Q).sum())} of {len(users)} users are not finite, first "
             f"{users[int(finite_Q.argmin())]!r}; lower learning.dense_learning_rate, or restore the store"
         )
-    return queries.embeddings_QD
+    return interests_QID.reshape(-1, interests_QID.shape[2])
 
 
 def most_popular(item_ids: Sequence[str], popularity_N: F32, num_items: int = _MAX_POPULAR) -> Popular:

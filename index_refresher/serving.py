@@ -5,9 +5,10 @@ one by that one reference, so an answer is made of one generation alone. Never s
 never writes anything.
 """
 
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -18,7 +19,9 @@ from feature_store.store import CommitInfo, FeatureStoreReader
 from index_refresher import generation
 from index_refresher.embed import QueryEmbedder, QueryEmbeddings
 from index_refresher.generation import Generation
+from index_refresher.index import Found
 from index_refresher.metrics import ServerMetrics
+from stream_trainer.models.retrieval import each_interest
 
 log = logging.getLogger(__name__)
 
@@ -128,11 +131,13 @@ class Recommender:
             commit = self._commit
             event_ms, self._unobserved_event_ms = self._unobserved_event_ms, None
         # A model gone bad after the generation was checked must not take the shop's page with it.
-        usable_Q = embedded.known_Q & np.isfinite(embedded.embeddings_QD).all(1)
+        interests_QID = each_interest(embedded.embeddings_QD)
+        usable_Q = embedded.known_Q & np.isfinite(interests_QID).all((1, 2))
         hidden = [set(history) if self._exclude_history else set() for history in embedded.history]
         widest = k + max(map(len, hidden), default=0)
-        found = served.generation.item_index.search(embedded.embeddings_QD[usable_Q], widest)
-        ranked = iter(list(zip(*pair, strict=True)) for pair in zip(*found, strict=True))
+        searched = interests_QID[usable_Q].reshape(-1, interests_QID.shape[2])
+        found = served.generation.item_index.search(searched, widest)
+        ranked = _merged(found, interests_QID.shape[1])
         popular = list(zip(*served.generation.popular, strict=True))
         answers = []
         for user_id, usable, hide in zip(user_ids, usable_Q.tolist(), hidden, strict=True):
@@ -210,6 +215,20 @@ class Reloader:
         self.look()
         while not self._stop.wait(self._seconds):
             self.look()
+
+
+def _merged(found: Found, num_interests: int) -> Iterator[Scored]:
+    """Return, query by query, what its interests found: each item once, with its best score, best first.
+
+    >>> list(_merged(Found([["a", "b"], ["c", "a"]], [[3.0, 1.0], [4.0, 2.0]]), 2))
+    [[('c', 4.0), ('a', 3.0), ('b', 1.0)]]
+    """
+    pairs = [list(zip(*pair, strict=True)) for pair in zip(*found, strict=True)]
+    for start in range(0, len(pairs), num_interests):
+        best: dict[str, float] = {}
+        for item, score in itertools.chain(*pairs[start : start + num_interests]):
+            best[item] = max(score, best.get(item, score))
+        yield sorted(best.items(), key=lambda entry: -entry[1])
 
 
 def _first_visible(items: Sequence[tuple[str, float]], hidden: set[str], k: int) -> Scored:

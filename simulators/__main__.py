@@ -1,4 +1,4 @@
-"""`simulator replay | evaluate | generate | demo`: wiring only."""
+"""`simulator replay | evaluate | compare | online | generate | demo`: wiring only."""
 
 import argparse
 import json
@@ -14,11 +14,14 @@ from rich.progress import Progress
 
 from feature_store.configuration import Configuration
 from feature_store.errors import SettingsError
+from feature_store.presets import PRESETS
 from feature_store.settings import add_settings_arguments, load_configuration
 from feature_store.telemetry import StopSignals, configure_logging, run_main
+from simulators.compare_command import add_compare_arguments, run_compare
 from simulators.dataset import Dataset, load_dataset
 from simulators.demo import run_demo
 from simulators.evaluate import evaluate_store, feature_overrides, hold_out, learn, replay_into_log, report
+from simulators.online_command import add_online_arguments, run_online_command
 from simulators.replay import create_topics, replay
 from simulators.report import render
 from simulators.synthetic import generate
@@ -55,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_data(run)
     add_settings_arguments(run)
-    run.add_argument("--preset", help="model.preset: default, paper or reproduction")
+    run.add_argument("--preset", help=f"model.preset: {', '.join(PRESETS)}")
     run.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     run.add_argument(
         "--train-end-ms", type=int, help="split by time: training ends here (with --test-start-ms)"
@@ -64,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
         "--test-start-ms", type=int, help="split by time: what was rated 4 or better from here on"
     )
     run.set_defaults(run=_evaluate)
+    run = commands.add_parser("compare", help="the paper's table: contenders tuned and ranked alike")
+    _add_files(run)
+    add_compare_arguments(run)
+    run.set_defaults(run=run_compare)
+    run = commands.add_parser("online", help="one pass over time, beside retrained and frozen models")
+    _add_data(run)
+    add_online_arguments(run)
+    run.set_defaults(run=run_online_command)
     run = commands.add_parser(
         "generate", help="write an Amazon-shaped log with planted preferences (2014 format)"
     )
@@ -90,6 +101,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
+    _add_files(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of slates, delays and learning (default: 0)")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder with reviews and metadata"
     )
@@ -100,7 +116,6 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--k-core", type=int, default=0, help="keep users and items with so many reviews; 0 = all"
     )
     parser.add_argument("--top-categories", type=int, default=0, help="keep the most frequent ones; 0 = all")
-    parser.add_argument("--seed", type=int, default=0, help="of slates, delays and learning (default: 0)")
 
 
 def _load(args: argparse.Namespace) -> Dataset:

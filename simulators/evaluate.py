@@ -1,7 +1,7 @@
 """Offline evaluation: replay, learn, and rank what each user did next over the whole corpus.
 
 Owns the protocol. Items that a user has in training are left out; equal scores share the middle rank; queries
-are made as the server makes them, from the committed store. Legend: Q queries, N items, D embedding width.
+are made as the server makes them, from the committed store. Legend: Q queries, N items.
 """
 
 import threading
@@ -17,16 +17,18 @@ from feature_store.configuration import Configuration
 from feature_store.errors import DataError
 from feature_store.store import FeatureStore, FeatureStoreReader
 from index_refresher.embed import EmbeddedCorpus, QueryEmbedder, embed_corpus
+from simulators.baselines import F32, Scorer, popularity_scorer, random_scorer
 from simulators.dataset import Dataset, Reviews, TimeSplit, leave_last_out, split_by_time
-from simulators.metrics import hit_rate, middle_ranks, mrr, ndcg
+from simulators.metrics import Ranks, hit_rate, middle_ranks, mrr, ndcg
 from simulators.replay import create_topics, replay
 from simulators.timeline import num_events, timeline
 from stream_trainer.metrics import TrainerMetrics
+from stream_trainer.models.retrieval import best_scores
 from stream_trainer.open_log import open_log
 from stream_trainer.trainer import Summary, Trainer
 
-_BLOCK = 512
-Scorer = Callable[[Sequence[int]], npt.NDArray[np.float32]]
+Places = npt.NDArray[np.int64]
+_SCORES_AT_ONCE = 1 << 23  # 32 MiB of float32, and about as much again while they are compared
 Progress = Callable[[int, int], None]
 
 
@@ -101,8 +103,21 @@ def learn(config: Configuration, on_progress: Progress) -> Summary:
 def evaluate_store(store: Path, held: Held, seed: int) -> dict[str, dict[str, float]]:
     """Rank the held-out items by the committed model, by popularity in training and at random.
 
-    Returns for each of `dat`, `popularity`, `random`: hr@10, hr@50, hr@100, mrr10 (MRR × 10), ndcg@10, and
-    recall@10 and recall@50 (the mean over users, which differs where a user has several held-out items).
+    Returns `figures_of` for each of `dat`, `popularity`, `random`.
+    """
+    ranks = {
+        "dat": ranks_of_store(store, held),
+        "popularity": ranks_of_scorer(held, popularity_scorer(held.train)),
+        "random": ranks_of_scorer(held, random_scorer(held.train, seed)),
+    }
+    return {name: figures_of(parts, held) for name, parts in ranks.items()}
+
+
+def ranks_of_store(store: Path, held: Held) -> Ranks:
+    """Return `ranks_of` by the model committed to a store, with corpus and queries embedded as for serving.
+
+    Raises:
+        DataError: an item of the data is not in the store's corpus.
     """
     reader = FeatureStoreReader(store)
     try:
@@ -111,25 +126,53 @@ def evaluate_store(store: Path, held: Held, seed: int) -> dict[str, dict[str, fl
         embedder = QueryEmbedder(corpus.towers, corpus.model, reader)
         user_ids = held.test.reviews.user_ids
 
-        def model(users: Sequence[int]) -> npt.NDArray[np.float32]:
-            queries_QD = embedder.embed([user_ids[user] for user in users]).embeddings_QD
-            return queries_QD @ corpus.embeddings_ND.T
+        def model(users: Sequence[int]) -> F32:
+            queries = embedder.embed([user_ids[user] for user in users]).embeddings_QD
+            return best_scores(queries, corpus.embeddings_ND)
 
-        place = _places(corpus, held.test.reviews)
-        counts_N = np.zeros(len(corpus.item_ids), np.float32)
-        np.add.at(counts_N, place[held.train.reviews.items], 1)
-        rng = np.random.default_rng(seed)
-        scorers: dict[str, Scorer] = {
-            "dat": model,
-            "popularity": lambda users: np.tile(counts_N, (len(users), 1)),
-            "random": lambda users: rng.random((len(users), len(counts_N)), np.float32),
-        }
-        return {name: _figures(held, place, scorer) for name, scorer in scorers.items()}
+        return ranks_of(held, _places(corpus, held.test.reviews), model)
     finally:
         reader.close()
 
 
-def _places(corpus: EmbeddedCorpus, reviews: Reviews) -> npt.NDArray[np.int64]:
+def ranks_of_scorer(held: Held, scorer: Scorer) -> Ranks:
+    """Return `ranks_of` by scores whose columns are the data set's items in their own order."""
+    return ranks_of(held, np.arange(len(held.test.reviews.item_ids)), scorer)
+
+
+def ranks_of(held: Held, place: Places, scorer: Scorer) -> Ranks:
+    """Return the middle rank (Q,) of each held-out review's item, in the order of `held.test.reviews`.
+
+    `place` says at which column of the scores each item of the data set stands. What a user has in training
+    is left out. Users are scored in blocks of so many that memory stays bounded however large the catalogue.
+    """
+    test = held.test.reviews
+    owned = _items_of(held.train.reviews, place)
+    nothing = np.zeros(0, np.int64)
+    block = max(1, _SCORES_AT_ONCE // max(1, len(place)))
+    ranks = np.zeros(len(test))
+    for start in range(0, len(test), block):
+        rows = slice(start, start + block)
+        users = test.users[rows].tolist()
+        excluded = [owned.get(user, nothing) for user in users]
+        ranks[rows] = middle_ranks(scorer(users), place[test.items[rows]], excluded)
+    return ranks
+
+
+def figures_of(ranks: Ranks, held: Held) -> dict[str, float]:
+    """Return hr@10, hr@50, hr@100, mrr10 (MRR × 10), ndcg@10, and recall@10 and recall@50: the mean over
+    users, which differs from the hit rate where a user has several held-out items.
+    """
+    test = held.test.reviews
+    figures = {f"hr@{k}": hit_rate(ranks, k) for k in (10, 50, 100)}
+    per_user = np.bincount(test.users)
+    for k in (10, 50):
+        hits = np.bincount(test.users, weights=ranks <= k)
+        figures[f"recall@{k}"] = float((hits[per_user > 0] / per_user[per_user > 0]).mean())
+    return {**figures, "mrr10": 10 * mrr(ranks), "ndcg@10": ndcg(ranks, 10)}
+
+
+def _places(corpus: EmbeddedCorpus, reviews: Reviews) -> Places:
     """Return where each of the data set's items stands in the corpus."""
     place_of = {item_id: place for place, item_id in enumerate(corpus.item_ids)}
     missing = [item_id for item_id in reviews.item_ids if item_id not in place_of]
@@ -140,24 +183,7 @@ def _places(corpus: EmbeddedCorpus, reviews: Reviews) -> npt.NDArray[np.int64]:
     return np.array([place_of[item_id] for item_id in reviews.item_ids], np.int64)
 
 
-def _figures(held: Held, place: npt.NDArray[np.int64], scorer: Scorer) -> dict[str, float]:
-    test = held.test.reviews
-    owned = _items_of(held.train.reviews, place)
-    ranks_parts = []
-    for start in range(0, len(test), _BLOCK):
-        users = test.users[start : start + _BLOCK].tolist()
-        targets = place[test.items[start : start + _BLOCK]]
-        ranks_parts.append(middle_ranks(scorer(users), targets, [owned.get(user, []) for user in users]))
-    ranks = np.concatenate(ranks_parts)
-    figures = {f"hr@{k}": hit_rate(ranks, k) for k in (10, 50, 100)}
-    per_user = np.bincount(test.users)
-    for k in (10, 50):
-        hits = np.bincount(test.users, weights=ranks <= k)
-        figures[f"recall@{k}"] = float((hits[per_user > 0] / per_user[per_user > 0]).mean())
-    return {**figures, "mrr10": 10 * mrr(ranks), "ndcg@10": ndcg(ranks, 10)}
-
-
-def _items_of(reviews: Reviews, place: npt.NDArray[np.int64]) -> dict[int, npt.NDArray[np.int64]]:
+def _items_of(reviews: Reviews, place: Places) -> dict[int, npt.NDArray[np.int64]]:
     order = np.argsort(reviews.users, kind="stable")
     users, starts = np.unique(reviews.users[order], return_index=True)
     return dict(zip(users.tolist(), np.split(place[reviews.items[order]], starts[1:]), strict=True))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from feature_store.rows import RowTable
-from stream_trainer.models.dat import ItemInputs
+from stream_trainer.models.retrieval import ItemInputs
 from stream_trainer.models.row_optimiser import update_rows
 from stream_trainer.models.tower import pool_values
 
@@ -32,6 +32,10 @@ class GatheredRows:
     def learned(self, name: str) -> Tensor:
         """Return a learned field (n, width), where the gradient goes."""
         return self._leaves[name]
+
+    def learned_or_none(self, name: str) -> Tensor | None:
+        """Return a learned field, None if the model's rows have no such field."""
+        return self._leaves.get(name)
 
     def floats(self, name: str) -> Tensor:
         """Return a view of a field (n, width): writing a plain one changes what `put_back` stores."""
@@ -76,17 +80,17 @@ class GatheredValues:
         return pool_values(self.rows.learned("embedding"), self._users_BC, counts) if counts else None
 
 
-def item_inputs(
-    rows: GatheredRows, tower_T: Tensor | None, values_TFK: Tensor | None, with_augmented: bool
-) -> ItemInputs:
-    """Return what the item tower sees of the rows `tower_T` (None: of all)."""
+def item_inputs(rows: GatheredRows, tower_T: Tensor | None, values_TFK: Tensor | None) -> ItemInputs:
+    """Return what the model sees of the rows `tower_T` (None: of all)."""
 
-    def pick(field_nX: Tensor) -> Tensor:
-        return field_nX if tower_T is None else field_nX.index_select(0, tower_T)
+    def pick(field_nX: Tensor | None) -> Tensor | None:
+        return field_nX if field_nX is None or tower_T is None else field_nX.index_select(0, tower_T)
 
+    embedding_nK = rows.learned("embedding")
     return ItemInputs(
-        pick(rows.learned("embedding")),
-        pick(rows.learned("augmented")) if with_augmented else None,
+        embedding_nK if tower_T is None else embedding_nK.index_select(0, tower_T),
+        pick(rows.learned_or_none("augmented")),
         values_TFK,
         pick(rows.floats("numbers")),
+        pick(rows.learned_or_none("weight")),
     )

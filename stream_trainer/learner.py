@@ -20,8 +20,8 @@ from stream_trainer.candidates import Candidates, lay_out, score
 from stream_trainer.corpus import Corpus
 from stream_trainer.examples import Examples
 from stream_trainer.gathered import GatheredRows, GatheredValues, item_inputs
-from stream_trainer.models.dat import Dat, Scored, UserInputs, augmented_width
-from stream_trainer.models.tower import pool_history
+from stream_trainer.models.factory import make_model, running_mean_width
+from stream_trainer.models.retrieval import History, Scored, UserInputs
 from stream_trainer.negatives import own_negatives, shared_negatives
 
 
@@ -42,12 +42,11 @@ class Learner:
         self.config = config
         self.tables = tables
         self.corpus = corpus
-        self.model = Dat(config.model, config.features)
+        self.model = make_model(config.model, config.features)
         self.optimiser = torch.optim.Adam(
             self.model.parameters(), lr=config.learning.dense_learning_rate, fused=True
         )
-        self._has_augmented = augmented_width(config.model) > 0
-        self._running_mean = self._has_augmented and config.model.user_augmented == "running_mean"
+        self._running_mean = running_mean_width(config.model) > 0
         self._item_counts = list(config.features.item_categorical.values())
         self._user_counts = list(config.features.user_categorical.values())
         names = list(config.features.item_categorical)
@@ -67,7 +66,7 @@ class Learner:
             records["history"],
         )
         items = GatheredRows(self.tables.item, self.tables.item.slots(candidates.numbers_I), learn=True)
-        users, place_B = self._gather_users(examples.users)
+        user_rows, place_B = self._gather_users(examples.users)
         tower_T = candidates.tower_T
         item_values = items.ints("values") if tower_T is None else items.ints("values")[tower_T]
         values = GatheredValues(self.tables.value, item_values, _tensor(records["values"]), learn=True)
@@ -75,10 +74,12 @@ class Learner:
             self.config.learning.seed, Purpose.DROPOUT, records["partition"][:1], records["offset"][:1]
         )
         generator = torch.Generator().manual_seed(int(key[0] >> np.uint64(1)))
-        inputs = item_inputs(items, tower_T, values.items(self._item_counts), self._has_augmented)
-        items_TD = self.model.embed_items(inputs, generator)
-        user_inputs = self._user_inputs(examples, candidates, items, users, place_B, values)
-        users_BD = self.model.embed_users(user_inputs, generator)
+        inputs = item_inputs(items, tower_T, values.items(self._item_counts))
+        user_inputs = self._user_inputs(examples, candidates, items, user_rows, place_B, values)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.learning.precision == "bfloat16"):
+            items_TD = self.model.embed_items(inputs, generator)
+            users = self.model.embed_users(user_inputs, generator)
+        users_BD = self.model.loss_queries(users, items_TD, candidates.positive_B)
         scored = self._score(candidates, items, users_BD, items_TD, num_positives, item_values)
         scored = scored._replace(
             user_augmented_BA=None if self._running_mean else user_inputs.augmented_BA,
@@ -93,7 +94,7 @@ class Learner:
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self._count(items, records["item"][:num_new], candidates, num_positives)
-        for gathered in (items, users, values.rows):
+        for gathered in (items, user_rows, values.rows):
             if gathered is not None:
                 gathered.put_back(self.config.learning.rows_learning_rate)
         if self._running_mean:
@@ -107,11 +108,13 @@ class Learner:
             values = GatheredValues(
                 self.tables.value, rows.ints("values"), torch.zeros((0, 0), dtype=torch.int32), learn=False
             )
-            inputs = item_inputs(rows, None, values.items(self._item_counts), self._has_augmented)
+            inputs = item_inputs(rows, None, values.items(self._item_counts))
             return self.model.embed_items(inputs)
 
     def embed_examples(self, examples: Examples) -> Tensor:
-        """Return the query embeddings of examples as they would be served now, no gradient: (B, D)."""
+        """Return the query embeddings of examples as they would be served now, no gradient: (B, D), or
+        (B, I, D) of a model with several interests.
+        """
         none = np.zeros(0, np.int64)
         with torch.no_grad():
             candidates = lay_out(
@@ -166,20 +169,18 @@ class Learner:
         place_B: Tensor | None,
         values: GatheredValues,
     ) -> UserInputs:
-        settings, records = self.config.model, examples.records
-        embedding = augmented = pooled = None
-        # By index_select: threads add up the gradient of x[places] in any order, other bits each time.
-        if users is not None and place_B is not None:
-            if settings.use_user_id:
-                embedding = users.learned("embedding").index_select(0, place_B)
-            if self._has_augmented and not self._running_mean:
-                augmented = users.learned("augmented").index_select(0, place_B)
-        if self._running_mean:
-            augmented = _tensor(records["augmented"])
-        if settings.history_length:
-            pooled = pool_history(items.learned("embedding"), candidates.history_BL)
+        def pick(name: str) -> Tensor | None:
+            field = None if users is None else users.learned_or_none(name)
+            # By index_select: threads add up the gradient of x[places] in any order, other bits each time.
+            return None if field is None or place_B is None else field.index_select(0, place_B)
+
+        records, history = examples.records, History(items.learned("embedding"), candidates.history_BL)
         return UserInputs(
-            embedding, pooled, augmented, values.users(self._user_counts), _tensor(records["numbers"])
+            pick("embedding"),
+            history if self.config.model.history_length else None,
+            _tensor(records["augmented"]) if self._running_mean else pick("augmented"),
+            values.users(self._user_counts),
+            _tensor(records["numbers"]),
         )
 
     def _score(
@@ -192,8 +193,9 @@ class Learner:
         values_TC: Tensor,
     ) -> Scored:
         learning, model = self.config.learning, self.config.model
-        scores_BJ, valid_BJ, places_BJ = score(candidates, users_BD, items_TD, learning.in_batch_negatives)
-        logits_BJ = scores_BJ / model.temperature
+        logits_BJ, valid_BJ, places_BJ = score(
+            candidates, users_BD / model.temperature, items_TD, learning.in_batch_negatives
+        )
         if model.logq:
             log_expected_T = self._log_expected(items, candidates, num_positives, len(users_BD))
             logits_BJ = logits_BJ - log_expected_T[places_BJ.clamp(min=0)]

@@ -12,6 +12,7 @@ import torch
 from feature_store.configuration import LearningSettings
 from stream_trainer.examples import Examples
 from stream_trainer.learner import Learner
+from stream_trainer.models.retrieval import F32, best_scores
 
 HITS_AT = 50
 _CHUNK = 8192
@@ -53,14 +54,15 @@ class Prequential:
         """Rank each example's item among the corpus prepared before."""
         if not len(self._numbers):
             return
-        users = learner.embed_examples(new)
-        targets = learner.embed_items(new.records["item"])
+        users = learner.embed_examples(new).numpy()
+        targets = learner.embed_items(new.records["item"]).numpy()
         ranks = self._ranks(users, targets, new)
         self.curve.append((num_positives, float(np.mean(ranks <= HITS_AT)), float(np.mean(1 / ranks))))
 
-    def _ranks(self, users: torch.Tensor, targets: torch.Tensor, new: Examples) -> npt.NDArray[np.float64]:
-        scores_Bn = (users @ self._items.T).numpy()
-        target_B1 = (users * targets).sum(1, keepdim=True).numpy()
+    def _ranks(self, users: F32, targets_BD: F32, new: Examples) -> npt.NDArray[np.float64]:
+        scores_Bn = best_scores(users, self._items.numpy())
+        pairs = zip(users, targets_BD, strict=True)
+        target_B1 = np.concatenate([best_scores(user[None], target[None]) for user, target in pairs])
         own_Bn = self._numbers[None, :] == new.records["item"][:, None]
         scores_Bn[own_Bn] = -np.inf
         for row, history in enumerate(new.records["history"]):

@@ -27,7 +27,7 @@ from stream_trainer.examples import ExampleWidths, UserOp
 from stream_trainer.features import FeatureEncoder
 from stream_trainer.join import Joiner
 from stream_trainer.learner import Learner, Tables
-from stream_trainer.models.dat import augmented_width, row_layouts
+from stream_trainer.models.factory import row_layouts, running_mean_width
 from stream_trainer.rehearsal import Rehearsal
 
 # Settings that a store cannot change once it is made: they decide what its bytes mean.
@@ -83,7 +83,7 @@ class TrainerState:
         self.latest_click_ms: int = progress.get("latest_click_ms", 0)
         self.widths = ExampleWidths(
             history=config.model.history_length,
-            augmented=augmented_width(config.model) if config.model.user_augmented == "running_mean" else 0,
+            augmented=running_mean_width(config.model),
             values=self.user_features.num_values,
             numbers=self.user_features.num_numbers,
             shown=config.learning.shown_negatives,

@@ -32,7 +32,7 @@ from stream_trainer.event_log import TopicPartition
 from stream_trainer.examples import Examples, ExampleWidths, UserOp, fold_users
 from stream_trainer.features import FeatureEncoder
 from stream_trainer.learner import Learner, Tables
-from stream_trainer.models.dat import augmented_width, row_layouts
+from stream_trainer.models.factory import row_layouts, running_mean_width
 from stream_trainer.rehearsal import Rehearsal
 from stream_trainer.session import Session
 from stream_trainer.state import TrainerState
@@ -78,10 +78,9 @@ class World:
         features = config.features
         self._items = FeatureEncoder(features.item_categorical, features.item_numeric, self.value_numbers)
         self._users = FeatureEncoder(features.user_categorical, features.user_numeric, self.value_numbers)
-        running_mean = config.model.user_augmented == "running_mean"
         self.widths = ExampleWidths(
             config.model.history_length,
-            augmented_width(config.model) if running_mean else 0,
+            running_mean_width(config.model),
             self._users.num_values,
             self._users.num_numbers,
             config.learning.shown_negatives,

@@ -31,7 +31,7 @@ PURE = {
         "candidates corpus event_log examples features file_frames frequency gathered join merge negatives "
         "rehearsal"
     ),
-    "stream_trainer/models": "dat losses row_optimiser tower",
+    "stream_trainer/models": "dat factory fm losses mind retrieval row_optimiser tower youtube_dnn",
     "index_refresher": "checks",
     "simulators": "amazon_fields metrics timeline",
 }

@@ -3,123 +3,79 @@ dat.md and findings.
 
 Owns which fields a row has for this model, the two towers, and the losses' sum. Never reads a table or a
 store: rows come in as tensors. With augmented_dim = 0 (or name = "two_tower") it is the plain two-tower
-model. Legend: B queries, T items, K embedding width, A augmented width, D output width, N numbers, F
-categorical features.
+model. Legend: B queries, T items, K embedding width, A augmented width, D output width, Z input width.
 """
 
-from typing import Literal, NamedTuple
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from feature_store.configuration import FeatureSettings, ModelSettings
-from feature_store.rows import Field, RowLayout
+from feature_store.rows import Field
 from stream_trainer.models import losses
-from stream_trainer.models.tower import NumericLayers, Tower, drop
+from stream_trainer.models.retrieval import ItemInputs, RetrievalModel, RowFields, Scored, UserInputs
+from stream_trainer.models.tower import (
+    HistoryWeights,
+    NumericLayers,
+    Tower,
+    drop,
+    feature_parts,
+    pool_history,
+)
 
 
-class ItemInputs(NamedTuple):
-    """What the item tower sees."""
-
-    embedding_TK: Tensor
-    augmented_TA: Tensor | None
-    values_TFK: Tensor | None
-    numbers_TN: Tensor | None
-
-
-class UserInputs(NamedTuple):
-    """What the user tower sees."""
-
-    embedding_BK: Tensor | None
-    pooled_BK: Tensor | None
-    augmented_BA: Tensor | None
-    values_BFK: Tensor | None
-    numbers_BN: Tensor | None
-
-
-class Scored(NamedTuple):
-    """What the losses see. `positive_B` and `category_T` index and describe the rows of `items_TD`."""
-
-    logits_BJ: Tensor
-    valid_BJ: Tensor
-    users_BD: Tensor
-    items_TD: Tensor
-    positive_B: Tensor
-    user_augmented_BA: Tensor | None
-    item_augmented_BA: Tensor | None
-    category_T: Tensor | None
-    num_pairs: int
-
-
-def augmented_width(model: ModelSettings) -> int:
+def _augmented_width(model: ModelSettings) -> int:
     """Return d; the plain two-tower model has none."""
     return 0 if model.name == "two_tower" else model.augmented_dim
 
 
-def row_layouts(
-    model: ModelSettings, features: FeatureSettings, optimiser: Literal["adam", "adagrad"]
-) -> dict[str, RowLayout]:
-    """Return the fields that this model keeps for each item, user and feature value."""
-    width, aug = model.embedding_dim, augmented_width(model)
-    item = [Field("embedding", width, "learned", model.init_scale)]
-    user = [Field("embedding", width, "learned", model.init_scale)] if model.use_user_id else []
-    if aug:
-        item.append(Field("augmented", aug, "learned"))
-        if model.user_augmented == "learned":
-            user.append(Field("augmented", aug, "learned"))
-        else:
-            user += [Field("mean", aug, "float"), Field("mean_count", 1, "float")]
-    item += [Field("frequency", 1, "float"), Field("frequency_at", 1, "int")]
-    item += [Field("values", sum(features.item_categorical.values()), "int", -1)]
-    item += [Field("numbers", len(features.item_numeric), "float", float("nan"))]
-    user += [Field("history", model.history_length, "int", -1)]
-    user += [Field("values", sum(features.user_categorical.values()), "int", -1)]
-    user += [Field("numbers", len(features.user_numeric), "float", float("nan"))]
-    value = [Field("embedding", width, "learned", model.init_scale)]
-    return {
-        "item": RowLayout(tuple(item), optimiser),
-        "user": RowLayout(tuple(user), optimiser),
-        "value": RowLayout(tuple(value), optimiser),
-    }
-
-
-class Dat(nn.Module):
-    """The two towers. Initial weights come from torch's global generator: seed it before."""
+class Dat(RetrievalModel):
+    """The two towers."""
 
     def __init__(self, model: ModelSettings, features: FeatureSettings) -> None:
-        super().__init__()
-        self.settings = model
-        width, aug, numeric = model.embedding_dim, augmented_width(model), model.numeric_dim
+        super().__init__(model, features)
+        width, aug, numeric = model.embedding_dim, _augmented_width(model), model.numeric_dim
         num_item, num_user = len(features.item_numeric), len(features.user_numeric)
         item_dim = width + aug + width * len(features.item_categorical) + numeric * num_item
         user_dim = width * (model.use_user_id + (model.history_length > 0) + len(features.user_categorical))
         user_dim += aug + numeric * num_user
-        self.item_tower = Tower(item_dim, model.hidden, model.output_dim, model.last_relu)
-        self.user_tower = Tower(user_dim, model.hidden, model.output_dim, model.last_relu)
+        self.item_tower = Tower(item_dim, model)
+        self.user_tower = Tower(user_dim, model)
         self.item_numeric = NumericLayers(num_item, numeric) if num_item else None
         self.user_numeric = NumericLayers(num_user, numeric) if num_user else None
+        length = model.history_length
+        self.history_weights = HistoryWeights(length, model.history_decay) if length else None
+
+    @staticmethod
+    def row_fields(model: ModelSettings) -> RowFields:
+        """Return the fields of every model, and the augmented vectors."""
+        fields, aug = RetrievalModel.row_fields(model), _augmented_width(model)
+        if aug:
+            fields.item.append(Field("augmented", aug, "learned"))
+            learned = [Field("augmented", aug, "learned")]
+            mean = [Field("mean", aug, "float"), Field("mean_count", 1, "float")]
+            fields.user.extend(learned if model.user_augmented == "learned" else mean)
+        return fields
 
     def embed_items(self, inputs: ItemInputs, generator: torch.Generator | None = None) -> Tensor:
-        """Return p_v (T, D). With a generator, inputs are dropped at random as in training."""
+        """Return p_v (T, D)."""
         parts = [inputs.embedding_TK]
         if inputs.augmented_TA is not None:
             mimic_only = self.settings.item_augmented == "mimic_only"
             parts.append(inputs.augmented_TA.detach() if mimic_only else inputs.augmented_TA)
-        if inputs.values_TFK is not None:
-            parts.append(inputs.values_TFK)
-        if self.item_numeric is not None and inputs.numbers_TN is not None:
-            parts.append(self.item_numeric(inputs.numbers_TN))
+        parts += feature_parts(inputs.values_TFK, inputs.numbers_TN, self.item_numeric)
         z_TZ = drop(torch.cat(parts, dim=1), self.settings.dropout, generator)
         return self.item_tower(z_TZ, inputs.embedding_TK if self.settings.residual else None)  # type: ignore[no-any-return]
 
     def embed_users(self, inputs: UserInputs, generator: torch.Generator | None = None) -> Tensor:
-        """Return p_u (B, D). With a generator, inputs are dropped at random as in training."""
-        given = (inputs.embedding_BK, inputs.pooled_BK, inputs.augmented_BA, inputs.values_BFK)
+        """Return p_u (B, D)."""
+        pooled_BK = None
+        if inputs.history is not None and self.history_weights is not None:
+            pooled_BK = pool_history(*inputs.history, self.history_weights())
+        given = (inputs.embedding_BK, pooled_BK, inputs.augmented_BA)
         parts = [part for part in given if part is not None]
-        if self.user_numeric is not None and inputs.numbers_BN is not None:
-            parts.append(self.user_numeric(inputs.numbers_BN))
+        parts += feature_parts(inputs.values_BFK, inputs.numbers_BN, self.user_numeric)
         z_BZ = drop(torch.cat(parts, dim=1), self.settings.dropout, generator)
-        return self.user_tower(z_BZ, inputs.pooled_BK if self.settings.residual else None)  # type: ignore[no-any-return]
+        return self.user_tower(z_BZ, pooled_BK if self.settings.residual else None)  # type: ignore[no-any-return]
 
     def losses(self, scored: Scored) -> dict[str, Tensor]:
         """Return the weighted parts of the loss; their sum is what is minimised.
@@ -128,8 +84,7 @@ class Dat(nn.Module):
         minimiser.
         """
         settings = self.settings
-        main = losses.bce_loss if settings.loss == "bce" else losses.sampled_softmax_loss
-        parts = {"main": main(scored.logits_BJ, scored.valid_BJ)}
+        parts = super().losses(scored)
         item_BD = scored.items_TD[scored.positive_B]
         own = settings.own_tower_mimic
         if scored.user_augmented_BA is not None and settings.lambda_user:

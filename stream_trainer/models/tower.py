@@ -1,13 +1,16 @@
-"""One tower: from the parts of a query or an item to a unit vector (dat.md, "DAT").
+"""One tower: from the parts of a query or an item to a vector (dat.md, "DAT"); and what parts are made of.
 
-Legend: B rows, Z input width, K embedding width, N numeric features, D output width.
+Legend: B rows, Z input width, K embedding width, N numeric features, D output width, L history, C values.
 """
 
+import math
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from feature_store.configuration import ModelSettings
 
 
 class NumericLayers(nn.Module):
@@ -29,25 +32,34 @@ class NumericLayers(nn.Module):
 
 class Tower(nn.Module):
     """h = ReLU(W h + b) through the hidden layers, then a last layer to D; the output is divided by its
-    length.
+    length unless `model.normalise` is off.
     """
 
-    def __init__(self, input_dim: int, hidden: list[int], output_dim: int, last_relu: bool) -> None:
+    def __init__(self, input_dim: int, model: ModelSettings) -> None:
         super().__init__()
-        widths = [input_dim, *hidden, output_dim]
+        widths = [input_dim, *model.hidden, model.output_dim]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
-        self.last_relu = last_relu
+        self.last_relu = model.last_relu
+        self.normalise = model.normalise
 
     def forward(self, z_BZ: Tensor, residual_BD: Tensor | None = None) -> Tensor:
-        """Return p (B, D), of length one (or zero where a last ReLU killed every unit)."""
+        """Return p (B, D); of length one, if so set (or zero where a last ReLU killed every unit). Leading
+        dimensions may be more than one.
+        """
         h = z_BZ
         for number, layer in enumerate(self.layers, start=1):
             h = layer(h)
             if number < len(self.layers) or self.last_relu:
                 h = F.relu(h)
+        h = h.float()  # layers may compute in bfloat16; lengths and sums want more
         if residual_BD is not None:
             h = h + residual_BD
-        return F.normalize(h, dim=-1)
+        return unit_length(h, self.normalise)
+
+
+def unit_length(x: Tensor, normalise: bool) -> Tensor:
+    """Divide vectors (…, D) by their length if so set: scores are then cosines. Zero stays zero."""
+    return F.normalize(x, dim=-1) if normalise else x
 
 
 def drop(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
@@ -58,22 +70,56 @@ def drop(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
     return x * keep / (1 - rate)
 
 
-def pool_history(embedding_IK: Tensor, history_BL: Tensor) -> Tensor:
-    """Sum each row's embeddings over the square root of their count: (B, K), zeros for an empty history.
+class HistoryWeights(nn.Module):
+    """How much each place of a history counts, the newest last: learned, and at the start `decay` times as
+    much as the next newer one. What a user did last says most about what comes next.
+    """
+
+    def __init__(self, length: int, decay: float) -> None:
+        super().__init__()
+        self.log_weight_L = nn.Parameter(math.log(decay) * torch.arange(length - 1.0, -1.0, -1.0))
+
+    def forward(self) -> Tensor:
+        """Return the weights (L,), above 0."""
+        return self.log_weight_L.exp()
+
+
+def pool_history(
+    embedding_IK: Tensor, history_BL: Tensor, weight_L: Tensor | None = None, mean: bool = False
+) -> Tensor:
+    """Sum each row's embeddings, each times its place's weight, over the square root of the weights' sum:
+    (B, K), zeros for an empty history. Without weights all count the same.
 
     `history_BL` holds rows of `embedding_IK`, -1 where there is none. The square root lets a longer history
-    speak louder than a mean would, without drowning the rest (SVD++, Koren 2008).
+    speak louder than a `mean` would, without drowning the rest (SVD++, Koren 2008).
 
     >>> pool_history(torch.tensor([[1.0], [3.0]]), torch.tensor([[0, 0, 1, 1], [-1, -1, -1, -1]])).tolist()
     [[4.0], [0.0]]
+    >>> embedding, history = torch.tensor([[1.0], [3.0]]), torch.tensor([[0, 1], [-1, 1]])
+    >>> pool_history(embedding, history, torch.tensor([3.0, 1.0])).tolist()
+    [[3.0], [3.0]]
     """
     valid_BL = history_BL >= 0
     counts_B = valid_BL.sum(1)
     offsets_B = torch.cumsum(counts_B, 0) - counts_B
     if not int(counts_B.sum()):
         return embedding_IK.new_zeros(len(history_BL), embedding_IK.shape[1])
-    sums_BK = F.embedding_bag(history_BL[valid_BL], embedding_IK, offsets_B, mode="sum")
-    return sums_BK / counts_B.clamp(min=1).sqrt().unsqueeze(1)
+    weight_n, total_B = None, counts_B.clamp(min=1).to(embedding_IK.dtype)
+    if weight_L is not None:
+        weight_BL = weight_L * valid_BL
+        weight_n, total_B = weight_BL[valid_BL], weight_BL.sum(1) + (counts_B == 0)
+    sums_BK = F.embedding_bag(
+        history_BL[valid_BL], embedding_IK, offsets_B, mode="sum", per_sample_weights=weight_n
+    )
+    return sums_BK / (total_B if mean else total_B.sqrt()).unsqueeze(1)
+
+
+def feature_parts(
+    values_BFK: Tensor | None, numbers_BN: Tensor | None, numeric: NumericLayers | None
+) -> list[Tensor]:
+    """Return what side features add to an input: the pooled values, and the layers over the numbers."""
+    parts = [] if values_BFK is None else [values_BFK]
+    return [*parts, numeric(numbers_BN)] if numeric is not None and numbers_BN is not None else parts
 
 
 def pool_values(embedding_VK: Tensor, values_BC: Tensor, counts: list[int]) -> Tensor:

@@ -22,7 +22,7 @@ from stream_trainer.corpus import Corpus
 from stream_trainer.event_log import EventLog
 from stream_trainer.examples import ExampleWidths, UserOp, fold_users
 from stream_trainer.learner import Learner, Tables
-from stream_trainer.models.dat import row_layouts
+from stream_trainer.models.factory import row_layouts
 from stream_trainer.state import TrainerState
 
 NUM_USERS, NUM_ITEMS, NUM_CATEGORIES = 695_513, 243_166, 11

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -133,6 +134,31 @@ def nested(depth: int) -> Any:
     return 1 if depth == 0 else [nested(depth - 1)]
 
 
+UNVERSIONED = {name: content for name, content in CLICK.items() if name != "v"}
+
+
+@pytest.mark.parametrize("write", [as_json, as_msgpack])
+def test_the_version_is_needed_wherever_it_stands(write: Write) -> None:
+    error = refusal(EventKind.CLICK, b"u", write(UNVERSIONED))
+    assert (error.reason, "'v' is missing" in error.detail) == (DecodeReason.UNKNOWN_VERSION, True), error
+    error = refusal(EventKind.CLICK, b"u", write({"v": 0, "never": ""}))
+    assert (error.reason, "'v' is 0" in error.detail) == (DecodeReason.UNKNOWN_VERSION, True), error
+    last = write({**UNVERSIONED, "v": 1})
+    assert decode(EventKind.CLICK, b"u", last, 0) == decode(EventKind.CLICK, b"u", write(CLICK), 0)
+
+
+@pytest.mark.parametrize("header", [b"\xdd", b"\xdf", b"\xdb", b"\xc6", b"\xdd\xff\xff\xff\xff\xdd"])
+@pytest.mark.parametrize("field", ["items", "context", "more"])
+def test_a_header_may_claim_any_length(header: bytes, field: str) -> None:
+    start = as_msgpack({name: content for name, content in IMPRESSION.items() if name != "items"})[1:]
+    value = b"\x85" + start + as_msgpack(field) + header + b"\xff" * 4 + b"\xa1a" * 1000
+    tracemalloc.start()
+    error = refusal(EventKind.IMPRESSION, b"u", value)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (error.reason, peak_bytes < 2**20) == (DecodeReason.MALFORMED, True), (error, peak_bytes)
+
+
 REFUSED_FIELDS: list[tuple[EventKind, dict[str, Any], DecodeReason, str]] = [
     *(
         (EventKind.CLICK, {"v": v}, DecodeReason.UNKNOWN_VERSION, "'v' is")
@@ -148,8 +174,8 @@ REFUSED_FIELDS: list[tuple[EventKind, dict[str, Any], DecodeReason, str]] = [
     ),
     (EventKind.CLICK, {"ts_ms": -1}, DecodeReason.OUT_OF_BOUNDS, "got -1"),
     (EventKind.CLICK, {"ts_ms": MAX_TS_MS + 1}, DecodeReason.OUT_OF_BOUNDS, "'ts_ms'"),
-    (EventKind.CLICK, {"item_id": ""}, DecodeReason.OUT_OF_BOUNDS, "at least 1 character"),
-    (EventKind.CLICK, {"item_id": "x" * (MAX_ID_CHARS + 1)}, DecodeReason.OUT_OF_BOUNDS, "at most 128"),
+    (EventKind.CLICK, {"item_id": ""}, DecodeReason.OUT_OF_BOUNDS, "length >= 1, got ''"),
+    (EventKind.CLICK, {"item_id": "x" * (MAX_ID_CHARS + 1)}, DecodeReason.OUT_OF_BOUNDS, "length <= 128"),
     (EventKind.CLICK, {"more": nested(MAX_DEPTH + 1)}, DecodeReason.TOO_DEEP, "'more'"),
     (EventKind.IMPRESSION, {"items": []}, DecodeReason.OUT_OF_BOUNDS, "'items'"),
     (EventKind.IMPRESSION, {"items": ["a"] * (MAX_SLATE_ITEMS + 1)}, DecodeReason.OUT_OF_BOUNDS, "'items'"),
@@ -165,7 +191,12 @@ REFUSED_FIELDS: list[tuple[EventKind, dict[str, Any], DecodeReason, str]] = [
     ),
     (EventKind.ITEM, {"features": {"x": True}}, DecodeReason.WRONG_TYPE, "'features.x'"),
     (EventKind.ITEM, {"features": {"x": {"y": 1}}}, DecodeReason.WRONG_TYPE, "a map"),
-    (EventKind.ITEM, {"features": {"x": ["a", 1]}}, DecodeReason.WRONG_TYPE, "'features.x'"),
+    (
+        EventKind.ITEM,
+        {"features": {"x": ["a", 1]}},
+        DecodeReason.WRONG_TYPE,
+        "'features.x': expected text, got 1",
+    ),
     (EventKind.ITEM, {"features": [1]}, DecodeReason.WRONG_TYPE, "'features'"),
     (EventKind.ITEM, {"features": {"x": math.nan}}, DecodeReason.NOT_FINITE, "'features.x'"),
     (EventKind.ITEM, {"features": {"x": -math.inf}}, DecodeReason.NOT_FINITE, "'features.x'"),
@@ -186,7 +217,7 @@ REFUSED_FIELDS: list[tuple[EventKind, dict[str, Any], DecodeReason, str]] = [
         EventKind.ITEM,
         {"features": {str(i): 0 for i in range(MAX_FEATURES + 1)}},
         DecodeReason.OUT_OF_BOUNDS,
-        "65 entries; at most 64",
+        "length <= 64, got 65 entries",
     ),
     (EventKind.ITEM, {"features": {"x": nested(MAX_DEPTH)}}, DecodeReason.TOO_DEEP, "'features'"),
 ]

@@ -93,9 +93,12 @@ def test_a_nested_variable_goes_into_its_table() -> None:
         (["log.kind=redis"], ["log.kind", "'file' or 'kafka'"]),
         (["topics.users=clicks"], ["topics", "must differ", "--set topics.users"]),
         (["learning.shown_negatives=3"], ["learning.shown_negatives needs join.emit", "--set"]),
+        (["model.name=fm", "model.output_dim=16", "model.residual=false"], ["'fm' needs model.output_dim"]),
+        (["model.preset=mind", "model.history_length=0"], ["'mind' needs model.history_length", "preset"]),
+        (["model.name=fm", "model.history_length=0"], ["'fm' needs something of users"]),
         (["learning.shared_negatives=0"], ["no kind of negatives", "--set learning.shared_negatives"]),
-        (["model.preset=best"], ["model.preset = 'best'", "--set", "default, paper, reproduction"]),
-        (["model.preset.x=1"], ["model.preset", "default, paper, reproduction"]),
+        (["model.preset=best"], ["model.preset = 'best'", "--set", "default, paper, paper_mended"]),
+        (["model.preset.x=1"], ["model.preset", "reproduction, youtube_dnn, fm, mind"]),
     ],
 )
 def test_a_bad_flag_is_refused_by_name(overrides: list[str], parts: list[str]) -> None:
@@ -218,6 +221,13 @@ def test_the_papers_and_the_reproductions_figures() -> None:
     assert reproduction.learning.rows_learning_rate == reproduction.learning.dense_learning_rate == 0.05
     assert reproduction.model.own_tower_mimic
     assert not paper.model.own_tower_mimic
+
+
+def test_the_mended_paper_is_the_paper_but_for_two_settings() -> None:
+    paper, mended = from_flags("model.preset=paper"), from_flags("model.preset=paper_mended")
+    two = {"preset": "paper_mended", "last_relu": False, "temperature": 0.1}
+    assert mended.model == paper.model.model_copy(update=two)
+    assert mended.learning == paper.learning
 
 
 def test_an_impossible_mix_with_a_preset_names_the_preset() -> None:

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from learning import Shop, configuration, shop_events
 
+from feature_store.configuration import RefreshSettings
 from feature_store.errors import StoreError
 from feature_store.schema import Click, Deleted, EventKind, Impression, ItemFeatures, UserFeatures
 from feature_store.store import FeatureStore, FeatureStoreReader
 from index_refresher.embed import QueryEmbedder, embed_corpus
+from index_refresher.refresher import check_queries, make_draft
 from stream_trainer.examples import UserOp, fold_users
+from stream_trainer.models.retrieval import best_scores
 
 SETTINGS = (
     "model.hidden=[16]",
@@ -34,6 +37,9 @@ PRESETS = {
     "default": SETTINGS,
     "paper": PAPER,
     "two-tower": (*SETTINGS, "model.name=two_tower", "model.use_user_id=true"),
+    "youtube-dnn": (*SETTINGS, "model.name=youtube_dnn"),
+    "fm": (*SETTINGS, "model.name=fm", "model.use_user_id=true", "model.history_length=0"),
+    "mind": (*SETTINGS, "model.name=mind", "model.num_interests=3"),
     "learned": (*SETTINGS, "model.user_augmented=learned", "model.item_augmented=learned"),
 }
 USERS = [f"u{n}" for n in range(12)]
@@ -81,7 +87,8 @@ def test_items_are_embedded_as_the_learner_does(shop: Shop, reader: FeatureStore
     ids = [shop.state.item_numbers.ids[number] for number in shop.state.corpus.numbers.tolist()]
     assert corpus.item_ids == ids
     assert corpus.commit == shop.state.last_commit
-    np.testing.assert_allclose(corpus.embeddings_ND[:, :8], learner_items(shop), atol=1e-6)
+    items = learner_items(shop)
+    np.testing.assert_allclose(corpus.embeddings_ND[:, : items.shape[1]], items, atol=1e-6)
     once = embed_corpus(reader).embeddings_ND
     np.testing.assert_allclose(corpus.embeddings_ND, once, atol=1e-6)
 
@@ -100,11 +107,11 @@ def test_popularity_is_the_last_column(shop: Shop, reader: FeatureStoreReader) -
     assert corpus.popularity_N.tolist() == pytest.approx(counts, rel=1e-5)
     assert max(counts) > 1
     weight = state.config.model.popularity_weight
-    assert corpus.embeddings_ND.shape[1] == 8 + bool(weight)
+    assert corpus.embeddings_ND.shape[1] == learner_items(shop).shape[1] + bool(weight)
     if weight:
         mean = (sum(counts) + len(counts)) / len(counts)
         expected = [weight * math.log((count + 1) / mean) for count in counts]
-        assert corpus.embeddings_ND[:, 8].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        assert corpus.embeddings_ND[:, -1].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def test_deleted_items_are_absent(shop: Shop, reader: FeatureStoreReader) -> None:
@@ -120,10 +127,11 @@ def test_queries_are_embedded_as_the_learner_does(shop: Shop, reader: FeatureSto
     users = [*USERS, "stranger"]
     queries = QueryEmbedder(corpus.towers, corpus.model, reader).embed(users)
     model = shop.state.config.model
-    scaled = queries.embeddings_QD[:, :8] * model.temperature
-    np.testing.assert_allclose(scaled, learner_queries(shop, users), atol=1e-6)
+    expected = learner_queries(shop, users)
+    scaled = queries.embeddings_QD[..., : expected.shape[-1]] * model.temperature
+    np.testing.assert_allclose(scaled, expected, atol=1e-6)
     if model.popularity_weight:
-        assert (queries.embeddings_QD[:, 8] == 1).all()
+        assert (queries.embeddings_QD[..., -1] == 1).all()
     assert not queries.known_Q[-1]
     assert queries.known_Q[:-1].any()
 
@@ -132,12 +140,11 @@ def test_a_score_is_the_inner_product_over_temperature_plus_popularity(
     shop: Shop, reader: FeatureStoreReader
 ) -> None:
     corpus = embed_corpus(reader)
-    scores = (
-        QueryEmbedder(corpus.towers, corpus.model, reader).embed(USERS).embeddings_QD @ corpus.embeddings_ND.T
-    )
+    queries = QueryEmbedder(corpus.towers, corpus.model, reader).embed(USERS).embeddings_QD
+    scores = best_scores(queries, corpus.embeddings_ND)
     model = shop.state.config.model
     popularity = np.log((corpus.popularity_N + 1) / (corpus.popularity_N + 1).mean())
-    expected = learner_queries(shop, USERS) @ learner_items(shop).T / model.temperature
+    expected = best_scores(learner_queries(shop, USERS), learner_items(shop)) / model.temperature
     np.testing.assert_allclose(scores, expected + model.popularity_weight * popularity, atol=2e-5)
 
 
@@ -188,8 +195,19 @@ def test_a_value_newer_than_the_view_is_missing_until_caught_up(
     shop.session.flush()
     shop.commit()
     reader.catch_up()
-    scaled = embedder.embed(["u2"]).embeddings_QD[:, :8] * shop.state.config.model.temperature
-    np.testing.assert_allclose(scaled, learner_queries(shop, ["u2"]), atol=1e-6)
+    expected = learner_queries(shop, ["u2"])
+    found = embedder.embed(["u2"]).embeddings_QD[..., : expected.shape[-1]]
+    np.testing.assert_allclose(found * shop.state.config.model.temperature, expected, atol=1e-6)
+
+
+def test_a_generation_of_any_model_passes_its_checks(shop: Shop, reader: FeatureStoreReader) -> None:
+    """Each interest of a user is a query by itself."""
+    corpus = embed_corpus(reader)
+    queries = check_queries(corpus, reader)
+    users = list(reader.items("user"))
+    num_interests = 3 if shop.state.config.model.name == "mind" else 1
+    assert queries.shape == (len(users) * num_interests, corpus.embeddings_ND.shape[1])
+    assert make_draft(corpus, queries, RefreshSettings()).checks.recall == 1
 
 
 def test_a_store_without_a_model_says_what_to_start(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ class World:
         self.recommender = self.make(exclude_history=True)
         FakeEmbedder.history = {}
 
-    def make(self, exclude_history: bool) -> Recommender:
+    def make(self, exclude_history: bool, embedder: type[FakeEmbedder] = FakeEmbedder) -> Recommender:
         return Recommender(
             self.path,
             open_reader=self._open,  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ class World:
             clock_ms=lambda: self.now_ms,
             exclude_history=exclude_history,
             num_threads=1,
-            make_embedder=FakeEmbedder,  # type: ignore[arg-type]
+            make_embedder=embedder,  # type: ignore[arg-type]
         )
 
     def _open(self) -> FakeReader:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from stream_trainer.candidates import Candidates, score
 from stream_trainer.examples import UserOp
-from stream_trainer.models.dat import Dat, ItemInputs, Scored, UserInputs
+from stream_trainer.models.factory import make_model
+from stream_trainer.models.retrieval import History, ItemInputs, Scored, UserInputs
 
 TINY = (
     "model.embedding_dim=4",
@@ -26,21 +27,31 @@ def reached(*overrides: str) -> dict[str, set[str]]:
     """Return, for each part of the loss, what of the model its gradient reaches."""
     config = configuration(*PAPER, *overrides)
     torch.manual_seed(0)
-    model = Dat(config.model, config.features)
+    model = make_model(config.model, config.features)
     leaves = {
         "user id": torch.randn(3, 4),
+        "history": torch.randn(5, 4),
         "a_u": torch.randn(3, 4),
         "item id": torch.randn(6, 4),
         "a_v": torch.randn(6, 4),
         "values": torch.randn(6, 4),
+        "weight": torch.randn(6, 1),
     }
     for leaf in leaves.values():
         leaf.requires_grad_()
-    towers = {"user tower": model.user_tower, "item tower": model.item_tower}
+    dense: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        dense.setdefault(name.split(".")[0].replace("_", " "), []).append(parameter)
     numbers = torch.zeros(6, 0)
-    items = model.embed_items(ItemInputs(leaves["item id"], leaves["a_v"], leaves["values"], numbers))
-    users = model.embed_users(UserInputs(leaves["user id"], None, leaves["a_u"], None, numbers[:3]))
+    items = model.embed_items(
+        ItemInputs(leaves["item id"], leaves["a_v"], leaves["values"], numbers, leaves["weight"])
+    )
+    history = History(leaves["history"], torch.tensor([[-1, 0], [1, 2], [3, 4]]))
+    user_id = leaves["user id"] if config.model.use_user_id else None
+    past = history if config.model.history_length else None
+    embedded = model.embed_users(UserInputs(user_id, past, leaves["a_u"], None, numbers[:3]))
     positive = torch.tensor([0, 1, 2])
+    users = model.loss_queries(embedded, items, positive)
     laid = Candidates(
         np.arange(6), None, positive, torch.tensor([[3], [4], [5]]), positive[:0], positive[:, None]
     )
@@ -52,7 +63,7 @@ def reached(*overrides: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for part, value in parts.items():
         groups: dict[str, list[Tensor]] = {name: [leaf] for name, leaf in leaves.items()}
-        groups |= {name: list(tower.parameters()) for name, tower in towers.items()}
+        groups |= dense
         found[part] = set()
         for name, tensors in groups.items():
             gradients = torch.autograd.grad(value, tensors, retain_graph=True, allow_unused=True)
@@ -77,6 +88,23 @@ def test_an_item_vector_that_only_mimics_gets_nothing_from_the_other_losses() ->
         "mimic_user": {"a_u"},
         "mimic_item": {"a_v"},
         "category_alignment": ITEM_SIDE,
+    }
+
+
+@pytest.mark.parametrize(
+    ("preset", "main"),
+    [
+        ("youtube_dnn", {"history", "item id", "user tower"}),
+        ("fm", {"user id", "item id", "values", "weight", "w0"}),
+        ("mind", {"history", "item id", "user tower", "bilinear"}),
+    ],
+)
+def test_the_other_models_have_one_loss_that_reaches_all_they_are_made_of(
+    preset: str, main: set[str]
+) -> None:
+    """The presets go last: [model] keys of the paper's lie under them."""
+    assert reached(f"model.preset={preset}", "model.history_length=" + str(2 * ("history" in main))) == {
+        "main": main
     }
 
 
@@ -155,7 +183,17 @@ def test_a_positive_alone_in_the_corpus_teaches_nothing_but_the_mimic() -> None:
     assert torch.equal(world.tables.item.data[:1, spans], fresh.tables.item.data[:1, spans])
 
 
-@pytest.mark.parametrize("preset", [DEFAULT, (*PAPER, "learning.negatives_per_positive=2")])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        DEFAULT,
+        (*PAPER, "learning.negatives_per_positive=2"),
+        *(
+            (*DEFAULT, f"model.name={name}", "model.use_user_id=true")
+            for name in ("youtube_dnn", "fm", "mind")
+        ),
+    ],
+)
 def test_rows_outside_the_batch_do_not_move(preset: tuple[str, ...]) -> None:
     world = world_of(60, *preset)
     users = [f"u{n}" for n in range(10)]

@@ -25,6 +25,8 @@ SETTINGS = (
 PRESETS = {
     "default": SETTINGS,
     "paper": (*SETTINGS, "model.preset=paper", "model.last_relu=false"),
+    "fm": (*SETTINGS, "model.preset=fm"),
+    "mind": (*SETTINGS, "model.preset=mind"),
     "at-close": (
         *SETTINGS,
         "join.emit=at_close",

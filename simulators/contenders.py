@@ -1,0 +1,126 @@
+"""Who takes part in a comparison: each contender's settings, how it learns, and what is tried to tune it.
+
+Owns the names that `--models` knows. Never trains or ranks: `trials.py` does.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+How = Literal["epochs", "stream", "als", "popularity", "random"]
+Overrides = tuple[str, ...]
+
+
+class Contender(NamedTuple):
+    """One row of the comparison.
+
+    `overrides` are settings `section.key=value`; those of the sections `epochs` and `als` are the trial's own
+    (`trials.py`), the others the configuration's. `grid` holds what is tried on the validation items: the
+    same number of candidates for each contender that is tuned, none for those with nothing to tune.
+    """
+
+    title: str
+    source: str
+    how: How
+    overrides: Overrides = ()
+    grid: tuple[Overrides, ...] = ()
+
+
+_BATCHES: Overrides = ("learning.batch_size=1024", "learning.rehearsal_ratio=0")
+_ADAM: Overrides = ("learning.rows_learning_rate=1e-3", "learning.dense_learning_rate=1e-3")
+_PAPER: Overrides = (
+    "model.preset=paper_mended",
+    *_BATCHES,
+    *_ADAM,
+)
+_DEFAULT: Overrides = (*_BATCHES, *_ADAM, "learning.shared_negatives=2048")
+_PAPER_GRID: tuple[Overrides, ...] = (
+    (),
+    ("learning.rows_learning_rate=3e-3", "epochs.count=8"),
+    ("learning.rows_learning_rate=6e-3",),
+    ("learning.rows_learning_rate=3e-3",),
+)
+_DEFAULT_GRID: tuple[Overrides, ...] = (
+    (),
+    ("epochs.count=8",),
+    ("model.dropout=0.4",),
+    ("learning.rows_learning_rate=2e-3", "epochs.count=8"),
+)
+_STREAM_GRID: tuple[Overrides, ...] = (
+    (),
+    ("learning.rehearsal_ratio=12",),
+    ("model.dropout=0.2",),
+    ("learning.rows_learning_rate=3e-3",),
+)
+_ALS_GRID: tuple[Overrides, ...] = (
+    ("als.regularization=100", "als.alpha=100"),
+    ("als.regularization=10", "als.alpha=20"),
+    ("als.regularization=10", "als.alpha=40", "als.factors=32"),
+    ("als.regularization=10", "als.alpha=40"),
+)
+
+_YU = "Yu et al., A Dual Augmented Two-tower Model for Online Large-scale Recommendation, DLP-KDD 2021"
+
+CONTENDERS: Mapping[str, Contender] = {
+    "dat": Contender("DAT", _YU, "epochs", _PAPER, _PAPER_GRID),
+    "dat_without_cal": Contender(
+        "DAT without CAL", _YU, "epochs", (*_PAPER, "model.lambda_cal=0"), _PAPER_GRID
+    ),
+    "dat_own_tower": Contender(
+        "DAT, own-tower mimic", _YU, "epochs", (*_PAPER, "model.own_tower_mimic=true"), _PAPER_GRID
+    ),
+    "two_tower": Contender(
+        "Two-tower",
+        "Yi et al., Sampling-Bias-Corrected Neural Modeling, RecSys 2019",
+        "epochs",
+        (*_PAPER, "model.name=two_tower", "model.lambda_cal=0"),
+        _PAPER_GRID,
+    ),
+    "youtube_dnn": Contender(
+        "YouTubeDNN",
+        "Covington et al., Deep Neural Networks for YouTube Recommendations, RecSys 2016",
+        "epochs",
+        ("model.preset=youtube_dnn", *_BATCHES, *_ADAM),
+        _PAPER_GRID,
+    ),
+    "fm": Contender(
+        "FM",
+        "Rendle, Factorization Machines, ICDM 2010",
+        "epochs",
+        ("model.preset=fm", *_BATCHES, *_ADAM),
+        _PAPER_GRID,
+    ),
+    "mind": Contender(
+        "MIND",
+        "Li et al., Multi-Interest Network with Dynamic Routing, CIKM 2019",
+        "epochs",
+        ("model.preset=mind", *_BATCHES, *_ADAM),
+        _PAPER_GRID,
+    ),
+    "wals": Contender(
+        "WALS (implicit ALS)",
+        "Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008",
+        "als",
+        (),
+        _ALS_GRID,
+    ),
+    "popularity": Contender("Popularity", "reviews in training", "popularity"),
+    "random": Contender("Random", "chance", "random"),
+    "default": Contender("Dualstream default, epochs", "this project", "epochs", _DEFAULT, _DEFAULT_GRID),
+    "default_without_augmented": Contender(
+        "Dualstream default, epochs, no augmented vectors",
+        "this project",
+        "epochs",
+        (*_DEFAULT, "model.augmented_dim=0"),
+        _DEFAULT_GRID,
+    ),
+    "default_streamed": Contender(
+        "Dualstream default, one streaming pass", "this project", "stream", (), _STREAM_GRID
+    ),
+    "default_without_augmented_streamed": Contender(
+        "Dualstream default, one streaming pass, no augmented vectors",
+        "this project",
+        "stream",
+        ("model.augmented_dim=0",),
+        _STREAM_GRID,
+    ),
+}
