@@ -183,8 +183,8 @@ class LearningSettings(_Section):
     frequency_half_life: float = Field(
         200_000, gt=0, description="positives after which a past positive counts half in an item's frequency"
     )
-    rows_optimiser: Literal["adam", "adagrad"] = Field(
-        "adam", description="adagrad is row-wise: one number a row"
+    rows_optimiser: Literal["adam", "rowwise_adam", "adagrad"] = Field(
+        "rowwise_adam", description="its state: two numbers a weight (adam), one a weight, or one a row"
     )
     rows_learning_rate: float = Field(2e-3, gt=0, description="of per-ID rows")
     dense_learning_rate: float = Field(1e-3, gt=0, description="of tower weights (Adam)")

@@ -28,6 +28,7 @@ _PAPER_LEARNING: dict[str, Any] = {
     "negatives_per_positive": 5,
     "shared_negatives": 0,
     "rehearsal_ratio": 0,
+    "rows_optimiser": "adam",
 }
 # The paper's model in the smallest change that learns: no ReLU after the last layer, and a temperature.
 _MENDED_MODEL: dict[str, Any] = {**_PAPER_MODEL, "last_relu": False, "temperature": 0.1}

@@ -6,9 +6,9 @@ rows; no Python runs per row. Legend of shapes: R capacity in rows, W width of a
 call.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from feature_store.hashing import Purpose, draw_uniform, event_keys, hash_ids, m
 from feature_store.index import SlotIndex
 
 I64 = npt.NDArray[np.int64]
+RowsOptimiser: TypeAlias = Literal["adam", "rowwise_adam", "adagrad"]
+_CHUNK_ROWS = 4096
 ReadRows = Callable[[list[bytes]], list[bytes | None]]
 
 
@@ -39,12 +41,17 @@ class RowLayout:
     """Where each field stands in a row: learned fields first, then plain ones, then the optimiser's state."""
 
     fields: tuple[Field, ...]
-    optimiser: Literal["adam", "adagrad"]
+    optimiser: RowsOptimiser
+
+    @property
+    def learned(self) -> tuple[Field, ...]:
+        """Return the fields that get gradients."""
+        return tuple(field for field in self.fields if field.kind == "learned")
 
     @property
     def num_learned(self) -> int:
         """Floats that get gradients: the first of the row."""
-        return sum(f.width for f in self.fields if f.kind == "learned")
+        return sum(field.width for field in self.learned)
 
     @property
     def num_values(self) -> int:
@@ -53,10 +60,17 @@ class RowLayout:
 
     @property
     def width(self) -> int:
-        """Floats in a row. Adam keeps two moments a float and a step count; Adagrad one number."""
+        """Floats in a row. Adam keeps two moments a float and a step count; row-wise Adam one moment a float,
+        one a field, and the count; Adagrad one number.
+        """
         if not self.num_learned:
             return self.num_values
-        return self.num_values + (2 * self.num_learned + 1 if self.optimiser == "adam" else 1)
+        state = {
+            "adam": 2 * self.num_learned + 1,
+            "rowwise_adam": self.num_learned + len(self.learned) + 1,
+            "adagrad": 1,
+        }
+        return self.num_values + state[self.optimiser]
 
     def span(self, name: str) -> slice:
         """Return the columns of a field. Raises KeyError if the layout has no such field."""
@@ -179,13 +193,17 @@ class RowTable:
         self.data.index_copy_(0, torch.from_numpy(slots), rows)
         self._dirty_R[slots] = True
 
-    def take_dirty(self) -> list[tuple[bytes, bytes]]:
-        """Return key and bytes of each row that differs from the store, and regard them as stored."""
+    def take_dirty(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield key and bytes of each row that differs from the store, and regard them as stored. To be used
+        up before a row changes: bytes are made chunk by chunk, because a commit's worth at once costs more
+        in fresh memory than in work.
+        """
         slots = np.flatnonzero(self._dirty_R[: self._high_water])
         self._dirty_R[slots] = False
-        keys = self._index.keys_at(slots)
-        whole_rows = self._rows_RW[slots].view(f"V{self.layout.width * 4}")
-        return list(zip(keys, whole_rows.ravel().tolist(), strict=True))
+        for start in range(0, len(slots), _CHUNK_ROWS):
+            chunk = slots[start : start + _CHUNK_ROWS]
+            whole_rows = self._rows_RW[chunk].view(f"V{self.layout.width * 4}")
+            yield from zip(self._index.keys_at(chunk), whole_rows.ravel().tolist(), strict=True)
 
     def _load(self, keys: Sequence[str] | I64, missing: I64) -> I64:
         first_of: dict[str | int, int] = {}

@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ FAMILIES = (
 _COMMIT_KEY = b""
 _CATCH_UP_TRIES = 20
 
-Writes = Mapping[str, Sequence[tuple[bytes, bytes | None]]]
+Writes = Mapping[str, Iterable[tuple[bytes, bytes | None]]]
 
 
 class CommitInfo(NamedTuple):
@@ -132,12 +132,12 @@ class FeatureStore(_Families):
         info = CommitInfo(self.last_commit.number + 1, watermark_ms, latest_click_ms)
         batch = WriteBatch(raw_mode=True)
         for name, pairs in writes.items():
-            handle = self._handle[name]
+            handle, put = self._handle[name], batch.put
             for key, value in pairs:
                 if value is None:
                     batch.delete(key, handle)
                 else:
-                    batch.put(key, value, handle)
+                    put(key, value, handle)
         for handle in self._handle.values():
             batch.put(_COMMIT_KEY, info.encode(), handle)
         self._db.write(batch, self._sync)

@@ -143,6 +143,7 @@ class TrainerState:
         rows.
         """
         self.flush_item_features()
+        num_rows = sum(table.num_dirty for table in self.tables)
         rows = {name: table.take_dirty() for name, table in self.tables._asdict().items()}
         writes: dict[str, Any] = {
             **rows,
@@ -155,7 +156,7 @@ class TrainerState:
             "meta": self._meta_changes(),
         }
         self._store.commit(_typed(writes), self.watermark_ms, self.latest_click_ms)
-        return sum(len(pairs) for pairs in rows.values())
+        return num_rows
 
     def _make_tables(self) -> Tables:
         config, store = self.config, self._store

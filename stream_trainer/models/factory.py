@@ -3,10 +3,8 @@
 Owns the names, and the fields that every model's rows have. Never reads a table or a store.
 """
 
-from typing import Literal
-
 from feature_store.configuration import FeatureSettings, ModelSettings
-from feature_store.rows import Field, RowLayout
+from feature_store.rows import Field, RowLayout, RowsOptimiser
 from stream_trainer.models.dat import Dat
 from stream_trainer.models.fm import FactorizationMachine
 from stream_trainer.models.mind import Mind
@@ -28,7 +26,7 @@ def make_model(model: ModelSettings, features: FeatureSettings) -> RetrievalMode
 
 
 def row_layouts(
-    model: ModelSettings, features: FeatureSettings, optimiser: Literal["adam", "adagrad"]
+    model: ModelSettings, features: FeatureSettings, optimiser: RowsOptimiser
 ) -> dict[str, RowLayout]:
     """Return the fields that are kept for each item, user and feature value: the model's own, then what
     every model has.

@@ -43,6 +43,7 @@ def configuration(folder: Path, *overrides: str) -> Configuration:
         f"learning.batch_size={BATCH}",
         f"learning.negatives_per_positive={NEGATIVES}",
         "learning.prequential_every=0",
+        "learning.rows_optimiser=rowwise_adam",
         "store.row_memory_mib=4096",
         f"store.path={folder / 'store'}",
         f"log.path={folder / 'log'}",

@@ -119,20 +119,20 @@ def test_reset_makes_a_row_new_again() -> None:
     table = Stored().table(4, LAYOUT)
     slots = table.slots(KEYS)
     table.scatter(slots, torch.ones(3, LAYOUT.width))
-    table.take_dirty()
+    list(table.take_dirty())
     table.reset(slots[1:2], [b"b"])
-    assert table.take_dirty() == [(b"b", LAYOUT.new_rows(0, [b"b"]).tobytes())]
+    assert list(table.take_dirty()) == [(b"b", LAYOUT.new_rows(0, [b"b"]).tobytes())]
 
 
 def test_what_changed_is_handed_out_once() -> None:
     table = Stored().table(8)
     put(table, ["a", "b"], 1.0)
     assert dict(table.take_dirty()) == {b"a": np.float32(1).tobytes(), b"b": np.float32(1).tobytes()}
-    assert table.take_dirty() == []
+    assert list(table.take_dirty()) == []
     put(table, ["b"], 2.0)
     table.slots(["a"])
     assert table.num_dirty == 1
-    assert table.take_dirty() == [(b"b", np.float32(2).tobytes())]
+    assert list(table.take_dirty()) == [(b"b", np.float32(2).tobytes())]
 
 
 def test_a_commit_is_needed_when_more_than_half_of_memory_is_dirty() -> None:
@@ -141,7 +141,7 @@ def test_a_commit_is_needed_when_more_than_half_of_memory_is_dirty() -> None:
     assert not table.needs_commit
     table.slots(["c"])
     assert table.needs_commit
-    table.take_dirty()
+    list(table.take_dirty())
     assert not table.needs_commit
 
 

@@ -9,6 +9,7 @@ from stream_trainer.models.row_optimiser import update_rows
 
 FIELDS = (Field("a", 3, "learned"), Field("count", 1, "float", 7.0), Field("b", 1, "learned"))
 ADAM, ADAGRAD = RowLayout(FIELDS, "adam"), RowLayout(FIELDS, "adagrad")
+ROWWISE = RowLayout(FIELDS, "rowwise_adam")
 
 
 def start(layout: RowLayout, num: int) -> torch.Tensor:
@@ -83,3 +84,24 @@ def test_no_gradient_ever_is_no_step(layout: RowLayout) -> None:
     before = rows[:, :5].clone()
     update_rows(layout, rows, torch.zeros(2, 4), 0.5)
     assert torch.equal(rows[:, :5], before)
+
+
+def test_rowwise_adam_shares_the_second_moment_within_a_field_and_no_further() -> None:
+    """Against a loop over rows and fields in float64."""
+    num, rate = 3, 0.01
+    rows, steps = start(ROWWISE, num), gradients(num, 25)
+    assert rows.shape[1] == 5 + 4 + 2 + 1
+    values = rows[:, :4].double().numpy().copy()
+    first, second = np.zeros((num, 4)), np.zeros((num, 2))
+    for count, gradient in enumerate(steps, start=1):
+        g = gradient.double().numpy()
+        for row in range(num):
+            for field, span in enumerate((slice(0, 3), slice(3, 4))):
+                first[row, span] = 0.9 * first[row, span] + 0.1 * g[row, span]
+                second[row, field] = 0.999 * second[row, field] + 0.001 * (g[row, span] ** 2).mean()
+                length = np.sqrt(second[row, field] / (1 - 0.999**count)) + 1e-8
+                values[row, span] -= rate * first[row, span] / (1 - 0.9**count) / length
+        update_rows(ROWWISE, rows, gradient, rate)
+    np.testing.assert_allclose(rows[:, :4].numpy(), values, rtol=1e-4, atol=1e-5)
+    assert (rows[:, 4] == 7).all()
+    assert (rows[:, -1] == len(steps)).all()

@@ -34,7 +34,7 @@ def test_each_contender_learns_and_ranks(name: str, held: Held, tmp_path: Path):
     assert np.all((result.ranks >= 1) & (result.ranks <= 30))
     assert len(np.unique(result.ranks)) > 5
     assert 0 <= result.seconds < 60
-    assert 50 < result.peak_mib < 8192
+    assert result.peak_mib > 50
 
 
 @pytest.mark.parametrize("name", ["default", "default_streamed", "wals", "random"])
