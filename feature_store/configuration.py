@@ -140,6 +140,9 @@ class ModelSettings(_Section):
     user_augmented: Literal["learned", "running_mean"] = Field(
         "running_mean", description="a_u by gradient and mimic loss (paper), or as the leak-free mean of p_v"
     )
+    augmented_memory: float = Field(
+        4.0, ge=1, description="positives that the running mean looks back over; 1e9 = all of them alike"
+    )
     item_augmented: Literal["learned", "mimic_only"] = Field(
         "mimic_only", description="a_v by both losses (paper), or by the mimic loss alone, its input detached"
     )

@@ -17,7 +17,7 @@ from feature_store.schema import Click, ItemFeatures, UserFeatures
 from feature_store.store import FeatureStore
 from simulators.dataset import Dataset
 from simulators.timeline import timeline
-from stream_trainer import frequency
+from stream_trainer import frequency, running_mean
 from stream_trainer.examples import Examples, Records, UserOp, fold_users
 from stream_trainer.state import TrainerState
 
@@ -99,20 +99,21 @@ class PrefixMeans(NamedTuple):
     before: F32
     """(n, D) the mean over the same user's earlier examples, zero if there are none."""
     of_user: I64
-    """(m,) the place of one example of each user."""
+    """(m,) where in `places` each user begins."""
     after: F32
     """(m, D) the mean over all of that user's examples."""
 
 
 def prefix_means(
-    users_E: I64, values_of: Callable[[I64], F32], block: int = 1 << 16
+    users_E: I64, values_of: Callable[[I64], F32], memory: float, block: int = 1 << 16
 ) -> Iterator[PrefixMeans]:
-    """Yield means over the values that each user's examples have, `block` examples at once or one user.
+    """Yield running means (`running_mean.advance`) over the values that each user's examples have, `block`
+    examples at once or one user.
 
     `users_E` is in order of time; `values_of` gives the values (n, D) of places (n,).
 
     >>> values = np.array([[2.0], [7.0], [4.0], [6.0]], np.float32)
-    >>> (means,) = prefix_means(np.array([0, 1, 0, 0]), lambda places: values[places])
+    >>> (means,) = prefix_means(np.array([0, 1, 0, 0]), lambda places: values[places], 1e9)
     >>> means.places.tolist(), means.before.ravel().tolist(), means.after.ravel().tolist()
     ([0, 2, 3, 1], [0.0, 2.0, 3.0, 0.0], [4.0, 7.0])
     """
@@ -125,18 +126,23 @@ def prefix_means(
         last = max(first + 1, int(np.searchsorted(ends, starts[first] + block, side="right")))
         places = order[starts[first] : ends[last - 1]]
         lengths = ends[first:last] - starts[first:last]
-        stops = np.cumsum(lengths)
-        begins = np.repeat(stops - lengths, lengths)
-        values = values_of(places)
-        sums = np.zeros((len(places) + 1, values.shape[1]))
-        np.cumsum(values, axis=0, out=sums[1:])
-        num_before = np.maximum(np.arange(len(places)) - begins, 1)
-        before = (sums[:-1] - sums[begins]) / num_before[:, None]
-        after = (sums[stops] - sums[stops - lengths]) / lengths[:, None]
-        yield PrefixMeans(
-            places, before.astype(np.float32), places[stops - lengths], after.astype(np.float32)
-        )
+        begins = np.cumsum(lengths) - lengths
+        yield PrefixMeans(places, *_running(values_of(places), begins, lengths, memory))
         first = last
+
+
+def _running(values_nD: F32, begins_m: I64, lengths_m: I64, memory: float) -> tuple[F32, I64, F32]:
+    """Return the last three fields of PrefixMeans: the n-th values of all users at once, then the next."""
+    before_nD = np.zeros_like(values_nD)
+    mean_mD = np.zeros((len(begins_m), values_nD.shape[1]), np.float32)
+    by_length = np.argsort(-lengths_m, kind="stable")
+    for count in range(int(lengths_m.max())):
+        alive = by_length[: np.searchsorted(-lengths_m[by_length], -count)]
+        now = begins_m[alive] + count
+        before_nD[now] = mean_mD[alive]
+        one = np.ones((len(alive), 1), np.float32)
+        mean_mD[alive] = running_mean.advance(mean_mD[alive], count * one, values_nD[now], one, memory)
+    return before_nD, begins_m, mean_mD
 
 
 def rebuild_means(state: TrainerState, past: Past) -> None:
@@ -149,11 +155,12 @@ def rebuild_means(state: TrainerState, past: Past) -> None:
     embeddings_ND = np.concatenate([_embed(state, chunk) for chunk in _split(numbers)])
     items_E, counts = past.records["item"], np.bincount(past.users).astype(np.float32)
     table = state.tables.user
-    for means in prefix_means(past.users, lambda places: embeddings_ND[items_E[places]]):
+    memory = state.config.model.augmented_memory
+    for means in prefix_means(past.users, lambda places: embeddings_ND[items_E[places]], memory):
         past.records["augmented"][means.places] = means.before
         for chunk in _split(np.arange(len(means.of_user))):
             _begin_batch(state)
-            users = past.users[means.of_user[chunk]]
+            users = past.users[means.places[means.of_user[chunk]]]
             slots = table.slots([past.user_ids[user] for user in users.tolist()])
             table.write(slots, {"mean": means.after[chunk], "mean_count": counts[users][:, None]})
 

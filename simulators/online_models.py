@@ -15,7 +15,7 @@ from feature_store.configuration import Configuration
 from feature_store.store import FAMILIES, FeatureStore, FeatureStoreReader
 from index_refresher.embed import QueryEmbedder, embed_corpus
 from simulators.metrics import Ranks, middle_ranks
-from stream_trainer.examples import Examples, UserOp, fold_users
+from stream_trainer.examples import UserOp, fold_users
 from stream_trainer.learner import Learner
 from stream_trainer.models.retrieval import best_scores
 from stream_trainer.state import TrainerState
@@ -74,7 +74,7 @@ class Follower:
         """
         self._store = FeatureStore(config.store.path)
         self._state = TrainerState(config, self._store)
-        self._learner = _Onlooker(config, self._state.tables, self._state.corpus)
+        self._learner = Learner(config, self._state.tables, self._state.corpus)
         self._learner.model.load_state_dict(self._state.learner.model.state_dict())
         self._reader = FeatureStoreReader(config.store.path)
         self._reader.catch_up()
@@ -101,7 +101,8 @@ class Follower:
             for table in state.tables:
                 table.begin_batch()
             ops = self._waiting[start : start + _OPS_AT_ONCE]
-            self._learner.advance(fold_users(state.tables.user, ops, state.widths))
+            examples = fold_users(state.tables.user, ops, state.widths)
+            self._learner.advance_means(examples, len(examples))
         if self._waiting:
             self._waiting = []
             state.commit()
@@ -112,14 +113,6 @@ class Follower:
         """Release the store."""
         self._reader.close()
         self._store.close()
-
-
-class _Onlooker(Learner):
-    """A learner that only keeps the users' running means up to date."""
-
-    def advance(self, examples: Examples) -> None:
-        if self._running_mean and len(examples):
-            self._advance_means(examples, len(examples))
 
 
 def copy_store(source: FeatureStore, path: Path) -> None:

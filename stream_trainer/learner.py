@@ -15,7 +15,7 @@ from torch import Tensor
 from feature_store.configuration import Configuration
 from feature_store.hashing import Purpose, event_keys
 from feature_store.rows import RowTable
-from stream_trainer import frequency
+from stream_trainer import frequency, running_mean
 from stream_trainer.candidates import Candidates, lay_out, score
 from stream_trainer.corpus import Corpus
 from stream_trainer.examples import Examples
@@ -97,9 +97,26 @@ class Learner:
         for gathered in (items, user_rows, values.rows):
             if gathered is not None:
                 gathered.put_back(self.config.learning.rows_learning_rate)
-        if self._running_mean:
-            self._advance_means(examples, num_new)
+        self.advance_means(examples, num_new)
         return {name: part.detach() for name, part in parts.items()}
+
+    def advance_means(self, examples: Examples, num_new: int) -> None:
+        """Bring a_u up to date with the first `num_new` positives: the running mean of stopped p_v that
+        minimises loss_u (`running_mean.advance`). Nothing where a_u is learned, or is not.
+        """
+        if not self._running_mean or not num_new:
+            return
+        table = self.tables.user
+        numbers, place = np.unique(examples.records["item"][:num_new], return_inverse=True)
+        embedding = self.embed_items(numbers).numpy()[place]
+        slots, user = np.unique(table.slots(examples.users[:num_new]), return_inverse=True)
+        sums = np.zeros((len(slots), embedding.shape[1]), np.float32)
+        np.add.at(sums, user, embedding)
+        added = np.bincount(user).astype(np.float32)[:, None]
+        count = table.floats(slots, "mean_count")
+        memory = self.config.model.augmented_memory
+        mean = running_mean.advance(table.floats(slots, "mean"), count, sums, added, memory)
+        table.write(slots, {"mean": mean, "mean_count": count + added})
 
     def embed_items(self, numbers: npt.NDArray[np.int64]) -> Tensor:
         """Return item embeddings as they would be served now, no gradient: (n, D)."""
@@ -244,21 +261,6 @@ class Learner:
         fresh = frequency.decayed(count, at, now, self.config.learning.frequency_half_life) + counts
         items.floats("frequency")[places, 0] = torch.from_numpy(fresh.astype(np.float32))
         items.ints("frequency_at")[places, 0] = now
-
-    def _advance_means(self, examples: Examples, num_new: int) -> None:
-        """Bring a_u up to date with the positives just learned: the running mean of stopped p_v that
-        minimises loss_u.
-        """
-        table = self.tables.user
-        numbers, place = np.unique(examples.records["item"][:num_new], return_inverse=True)
-        embedding = self.embed_items(numbers).numpy()[place]
-        slots, user = np.unique(table.slots(examples.users[:num_new]), return_inverse=True)
-        sums = np.zeros((len(slots), embedding.shape[1]), np.float32)
-        np.add.at(sums, user, embedding)
-        added = np.bincount(user).astype(np.float32)[:, None]
-        mean, count = table.floats(slots, "mean"), table.floats(slots, "mean_count")
-        mean += (sums - added * mean) / (count + added)
-        table.write(slots, {"mean": mean, "mean_count": count + added})
 
 
 def _tensor(column: npt.NDArray[np.generic]) -> Tensor:

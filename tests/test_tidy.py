@@ -29,11 +29,11 @@ PURE = {
     "feature_store": "codec configuration errors hashing index numbering presets schema",
     "stream_trainer": (
         "candidates corpus event_log examples features file_frames frequency gathered join merge negatives "
-        "rehearsal"
+        "rehearsal running_mean"
     ),
     "stream_trainer/models": "dat factory fm losses mind retrieval row_optimiser tower youtube_dnn",
     "index_refresher": "checks",
-    "simulators": "amazon_fields metrics timeline",
+    "simulators": "amazon_fields compare_plan contenders metrics statistics timeline",
 }
 IMPURE = {"kafka", "os", "random", "rocksdict", "secrets", "socket", "subprocess", "threading", "time"}
 GLOBAL_RANDOMNESS = re.compile(r"\bnp\.random\.(?!default_rng|Generator|Philox|PCG64|SeedSequence)\w+")

@@ -131,7 +131,7 @@ def test_a_mimic_only_vector_of_a_negative_stays_where_it_started() -> None:
 
 def test_a_running_mean_is_the_mean_of_item_embeddings_and_no_gradient_changes_it() -> None:
     """After each batch a_u gains its positives' p_v under the towers just learned; rehearsal adds nothing."""
-    world = world_of(12, *DEFAULT, "learning.rehearsal_ratio=3")
+    world = world_of(12, *DEFAULT, "learning.rehearsal_ratio=3", "model.augmented_memory=1e9")
     assert [f.name for f in world.tables.user.layout.fields if f.kind == "learned"] == []
     expected: dict[str, list[np.ndarray]] = {"u": [], "v": [], "w": []}
     batches = [[("u", 1), ("u", 1), ("v", 2)], [("v", 3), ("u", 4)], [("u", 5), ("u", 6), ("u", 7)]]
@@ -146,6 +146,18 @@ def test_a_running_mean_is_the_mean_of_item_embeddings_and_no_gradient_changes_i
         assert table.floats(slot, "mean_count")[0, 0] == len(seen)
         mean = np.mean(seen, axis=0) if seen else np.zeros(4)
         np.testing.assert_allclose(table.floats(slot, "mean")[0], mean, rtol=1e-5, atol=1e-6)
+
+
+def test_a_running_mean_forgets_what_is_longer_ago_than_its_memory() -> None:
+    """Memory 2: each batch of one counts a half, once there are two."""
+    world = world_of(12, *DEFAULT, "learning.rehearsal_ratio=0", "model.augmented_memory=2")
+    mean = np.zeros(4)
+    for step, number in enumerate([1, 2, 3, 4]):
+        world.learn([world.click("u", f"i{number}", step)])
+        share = 1.0 if step == 0 else 0.5
+        mean += share * (world.learner.embed_items(np.array([number])).numpy()[0] - mean)
+    slot = world.tables.user.slots(["u"])
+    np.testing.assert_allclose(world.tables.user.floats(slot, "mean")[0], mean, rtol=1e-5, atol=1e-6)
 
 
 def state_bytes(world: World, users: list[str], num_items: int) -> list[bytes]:

@@ -87,25 +87,28 @@ def test_no_example_sees_its_own_future(tmp_path: Path, dataset: Dataset):
 
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 16])
-def test_prefix_means_equal_a_loop(block: int):
+@pytest.mark.parametrize("memory", [1.0, 2.5, 1e9])
+def test_prefix_means_equal_a_loop(block: int, memory: float):
     rng = np.random.default_rng(block)
     users, values = rng.integers(0, 9, 60), rng.normal(size=(60, 3)).astype(np.float32)
     before, after = np.full((60, 3), np.nan, np.float32), {}
-    for part in prefix_means(users, lambda at: values[at], block):
+    for part in prefix_means(users, lambda at: values[at], memory, block):
         before[part.places] = part.before
-        after |= dict(zip(users[part.of_user].tolist(), part.after, strict=True))
-    for place in range(60):
-        earlier = [values[other] for other in range(place) if users[other] == users[place]]
-        expected = np.mean(earlier, axis=0) if earlier else np.zeros(3)
-        np.testing.assert_allclose(before[place], expected, rtol=1e-5, atol=1e-6)
+        after |= dict(zip(users[part.places[part.of_user]].tolist(), part.after, strict=True))
+    mean, count = np.zeros((9, 3)), np.zeros(9)
+    for place, user in enumerate(users.tolist()):
+        np.testing.assert_allclose(before[place], mean[user], rtol=1e-5, atol=1e-6)
+        count[user] += 1
+        share = 1 / min(count[user], memory)
+        mean[user] = (1 - share) * mean[user] + share * values[place]
     assert sorted(after) == sorted(set(users.tolist()))
-    for user, mean in after.items():
-        np.testing.assert_allclose(mean, values[users == user].mean(axis=0), rtol=1e-5, atol=1e-6)
+    for user, last in after.items():
+        np.testing.assert_allclose(last, mean[user], rtol=1e-5, atol=1e-6)
 
 
 def test_rows_end_with_the_means_and_frequencies_of_one_pass(tmp_path: Path, dataset: Dataset):
     """Frequencies are counted once, whatever the number of epochs; users' means are those of final towers."""
-    config = configuration(tmp_path, "learning.frequency_half_life=500")
+    config = configuration(tmp_path, "learning.frequency_half_life=500", "model.augmented_memory=1e9")
     train_epochs(config, dataset, 0, num_epochs=3)
     store = FeatureStore(config.store.path)
     state = TrainerState(config, store)
