@@ -119,7 +119,7 @@ class ModelSettings(_Section):
     embedding_dim: int = Field(32, ge=1, le=1024, description="K, width of ID and category embeddings")
     augmented_dim: int = Field(32, ge=0, le=1024, description="d, width of the augmented vectors; 0 = none")
     init_scale: float = Field(
-        0.005, gt=0, le=1, description="new embeddings are uniform in ± this, by the hash of the ID"
+        0.02, gt=0, le=1, description="new embeddings are uniform in ± this, by the hash of the ID"
     )
     numeric_dim: int = Field(8, ge=1, le=256, description="width of the layer over a numeric feature")
     hidden: list[int] = Field([256, 128], description="widths of the towers' hidden layers")
@@ -145,6 +145,9 @@ class ModelSettings(_Section):
     )
     item_augmented: Literal["learned", "mimic_only"] = Field(
         "mimic_only", description="a_v by both losses (paper), or by the mimic loss alone, its input detached"
+    )
+    augmented_dropout: float = Field(
+        0.5, ge=0, le=1, description="share of items whose a_v stays out of the residual in training; 1 = all"
     )
     num_interests: int = Field(
         5, ge=1, le=32, description="mind: most capsules of a user; log2 of the history"
@@ -189,7 +192,7 @@ class LearningSettings(_Section):
     rows_optimiser: Literal["adam", "rowwise_adam", "adagrad"] = Field(
         "rowwise_adam", description="its state: two numbers a weight (adam), one a weight, or one a row"
     )
-    rows_learning_rate: float = Field(2e-3, gt=0, description="of per-ID rows")
+    rows_learning_rate: float = Field(3e-3, gt=0, description="of per-ID rows")
     dense_learning_rate: float = Field(1e-3, gt=0, description="of tower weights (Adam)")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the towers' layers when learning; all else, and serving, is float32"
@@ -267,12 +270,8 @@ class Configuration(BaseModel):
         learning = self.learning
         if learning.shown_negatives and self.join.emit != "at_close":
             raise ValueError("learning.shown_negatives needs join.emit = 'at_close'")
-        if not (
-            learning.negatives_per_positive
-            or learning.shared_negatives
-            or learning.in_batch_negatives
-            or learning.shown_negatives
-        ):
+        uniform = learning.negatives_per_positive or learning.shared_negatives
+        if not (uniform or learning.in_batch_negatives or learning.shown_negatives):
             raise ValueError("learning: no kind of negatives is on")
         if self.model.residual and self.model.output_dim != self.model.embedding_dim:
             raise ValueError("model.residual needs model.output_dim = model.embedding_dim")

@@ -10,6 +10,7 @@ from typing import Any
 _PAPER_MODEL: dict[str, Any] = {
     "hidden": [256, 128],
     "output_dim": 32,
+    "init_scale": 0.005,
     "last_relu": True,
     "residual": False,
     "dropout": 0.0,
@@ -29,6 +30,7 @@ _PAPER_LEARNING: dict[str, Any] = {
     "shared_negatives": 0,
     "rehearsal_ratio": 0,
     "rows_optimiser": "adam",
+    "rows_learning_rate": 0.002,
 }
 # The paper's model in the smallest change that learns: no ReLU after the last layer, and a temperature.
 _MENDED_MODEL: dict[str, Any] = {**_PAPER_MODEL, "last_relu": False, "temperature": 0.1}

@@ -26,30 +26,26 @@ class Contender(NamedTuple):
 
 
 _BATCHES: Overrides = ("learning.batch_size=1024", "learning.rehearsal_ratio=0")
-_ADAM: Overrides = ("learning.rows_learning_rate=1e-3", "learning.dense_learning_rate=1e-3")
-_PAPER: Overrides = (
-    "model.preset=paper_mended",
-    *_BATCHES,
-    *_ADAM,
-)
-_DEFAULT: Overrides = (*_BATCHES, *_ADAM, "learning.shared_negatives=2048")
+_PAPER_RATES: Overrides = ("learning.rows_learning_rate=1e-2", "learning.dense_learning_rate=3e-3")
+_PAPER: Overrides = ("model.preset=paper_mended", *_BATCHES, *_PAPER_RATES)
+_DEFAULT: Overrides = (*_BATCHES, "learning.shared_negatives=2048", "epochs.count=6")
 _PAPER_GRID: tuple[Overrides, ...] = (
     (),
-    ("learning.rows_learning_rate=3e-3", "epochs.count=8"),
-    ("learning.rows_learning_rate=6e-3",),
+    ("learning.rows_learning_rate=3e-2",),
     ("learning.rows_learning_rate=3e-3",),
+    ("learning.dense_learning_rate=1e-3",),
 )
 _DEFAULT_GRID: tuple[Overrides, ...] = (
     (),
-    ("epochs.count=8",),
-    ("model.dropout=0.4",),
     ("learning.rows_learning_rate=2e-3", "epochs.count=8"),
+    ("learning.rows_learning_rate=5e-3",),
+    ("model.dropout=0.4",),
 )
 _STREAM_GRID: tuple[Overrides, ...] = (
     (),
     ("learning.rehearsal_ratio=12",),
-    ("model.dropout=0.2",),
-    ("learning.rows_learning_rate=3e-3",),
+    ("learning.rows_learning_rate=5e-3",),
+    ("learning.shared_negatives=1024",),
 )
 _ALS_GRID: tuple[Overrides, ...] = (
     ("als.regularization=100", "als.alpha=100"),
@@ -79,21 +75,21 @@ CONTENDERS: Mapping[str, Contender] = {
         "YouTubeDNN",
         "Covington et al., Deep Neural Networks for YouTube Recommendations, RecSys 2016",
         "epochs",
-        ("model.preset=youtube_dnn", *_BATCHES, *_ADAM),
+        ("model.preset=youtube_dnn", *_BATCHES, *_PAPER_RATES),
         _PAPER_GRID,
     ),
     "fm": Contender(
         "FM",
         "Rendle, Factorization Machines, ICDM 2010",
         "epochs",
-        ("model.preset=fm", *_BATCHES, *_ADAM),
+        ("model.preset=fm", *_BATCHES, *_PAPER_RATES),
         _PAPER_GRID,
     ),
     "mind": Contender(
         "MIND",
         "Li et al., Multi-Interest Network with Dynamic Routing, CIKM 2019",
         "epochs",
-        ("model.preset=mind", *_BATCHES, *_ADAM),
+        ("model.preset=mind", *_BATCHES, *_PAPER_RATES),
         _PAPER_GRID,
     ),
     "wals": Contender(

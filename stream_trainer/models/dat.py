@@ -7,7 +7,7 @@ model. Legend: B queries, T items, K embedding width, A augmented width, D outpu
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.rows import Field
@@ -44,6 +44,8 @@ class Dat(RetrievalModel):
         self.user_numeric = NumericLayers(num_user, numeric) if num_user else None
         length = model.history_length
         self.history_weights = HistoryWeights(length, model.history_decay) if length else None
+        adds = model.residual and aug and model.augmented_dropout < 1
+        self.augmented_weight = nn.Parameter(torch.zeros(())) if adds else None
 
     @staticmethod
     def row_fields(model: ModelSettings) -> RowFields:
@@ -58,13 +60,25 @@ class Dat(RetrievalModel):
 
     def embed_items(self, inputs: ItemInputs, generator: torch.Generator | None = None) -> Tensor:
         """Return p_v (T, D)."""
-        parts = [inputs.embedding_TK]
+        parts, residual_TD = [inputs.embedding_TK], inputs.embedding_TK
         if inputs.augmented_TA is not None:
             mimic_only = self.settings.item_augmented == "mimic_only"
-            parts.append(inputs.augmented_TA.detach() if mimic_only else inputs.augmented_TA)
+            augmented_TA = inputs.augmented_TA.detach() if mimic_only else inputs.augmented_TA
+            parts.append(augmented_TA)
+            if self.augmented_weight is not None:
+                residual_TD = residual_TD + self.augmented_weight * self._some(augmented_TA, generator)
         parts += feature_parts(inputs.values_TFK, inputs.numbers_TN, self.item_numeric)
         z_TZ = drop(torch.cat(parts, dim=1), self.settings.dropout, generator)
-        return self.item_tower(z_TZ, inputs.embedding_TK if self.settings.residual else None)  # type: ignore[no-any-return]
+        return self.item_tower(z_TZ, residual_TD if self.settings.residual else None)  # type: ignore[no-any-return]
+
+    def _some(self, augmented_TA: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Leave out whole vectors while training: a_v remembers positives, also those that are rehearsed, so
+        that a model that may lean on it always learns answers by heart. Served as they are, unscaled.
+        """
+        if generator is None or not self.settings.augmented_dropout:
+            return augmented_TA
+        keep_T1 = augmented_TA.new_empty(len(augmented_TA), 1)
+        return augmented_TA * keep_T1.bernoulli_(1 - self.settings.augmented_dropout, generator=generator)
 
     def embed_users(self, inputs: UserInputs, generator: torch.Generator | None = None) -> Tensor:
         """Return p_u (B, D)."""

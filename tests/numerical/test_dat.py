@@ -14,6 +14,7 @@ PAPER = (*TINY, "model.preset=paper", "learning.negatives_per_positive=2")
 STRONG = (
     *TINY,
     "model.dropout=0",
+    "model.augmented_dropout=0",
     "model.history_length=3",
     "learning.shared_negatives=6",
     "learning.rehearsal_ratio=2",
@@ -30,8 +31,11 @@ class Reference(ByHand):
     def item(self, number: int) -> Vector:
         table = self.world.tables.item
         embedding = self.field(table, number, "embedding")
-        parts = [embedding, *([self.field(table, number, "augmented")] if self.has_augmented else [])]
-        return self.tower("item", np.concatenate(parts + self.item_features(number)), embedding)
+        parts, residual = [embedding], embedding
+        if self.has_augmented:
+            parts.append(self.field(table, number, "augmented"))
+            residual = embedding + self.weights.get("augmented_weight", 0) * parts[1]
+        return self.tower("item", np.concatenate(parts + self.item_features(number)), residual)
 
     def query(self, user: str, record: np.void, positive: Vector) -> Vector:
         table, parts, pooled = self.world.tables.user, [], None
@@ -101,6 +105,7 @@ class Reference(ByHand):
         STRONG,
         (*STRONG, "model.lambda_cal=1"),
         (*STRONG, "model.logq=true", "learning.in_batch_negatives=true", "learning.negatives_per_positive=1"),
+        (*STRONG, "model.augmented_dropout=1"),
         (*STRONG, "model.name=two_tower"),
         (*STRONG, "model.normalise=false", "model.temperature=1"),
         (*STRONG, "model.residual=false", "model.use_user_id=true", "model.user_augmented=learned"),
