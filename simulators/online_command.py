@@ -28,7 +28,7 @@ from simulators.online_trials import (
 )
 
 _WIDE = 150  # columns where nobody's terminal says how many there are
-_QUICK_WINDOWS, _QUICK_POINTS, _QUICK_EPOCHS = 10, 2, 6
+_QUICK_WINDOWS, _QUICK_POINTS, _EPOCHS = 10, 2, 6
 _NAMES_OF_NEGATIVES = ",".join(NEGATIVES)
 
 
@@ -47,7 +47,7 @@ def add_online_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--windows", type=int, help="parts of the log that are asked about (default: 40)")
     parser.add_argument("--window-size", type=int, default=500, help="reviews in one (default: 500)")
     parser.add_argument("--retrain-points", type=int, help="retrainings along the log (default: 4)")
-    parser.add_argument("--epochs", type=int, help="of each retraining (default: 12)")
+    parser.add_argument("--epochs", type=int, help="of each retraining (default: 6)")
     parser.add_argument(
         "--retrain-set",
         action="append",
@@ -85,7 +85,7 @@ def add_online_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"minutes: {_QUICK_WINDOWS} windows, {_QUICK_POINTS} retrainings of {_QUICK_EPOCHS} epochs, "
+        help=f"minutes: {_QUICK_WINDOWS} windows, {_QUICK_POINTS} retrainings "
         "rehearsal 0 and 8, no negatives, unless asked for",
     )
 
@@ -129,7 +129,7 @@ def _fill_in(args: argparse.Namespace) -> None:
     defaults = {
         "windows": _QUICK_WINDOWS if quick else 40,
         "retrain_points": _QUICK_POINTS if quick else 4,
-        "epochs": _QUICK_EPOCHS if quick else 12,
+        "epochs": _EPOCHS,
         "negatives": "" if quick else _NAMES_OF_NEGATIVES,
         "rehearsal": "0,8" if quick else "0,1,2,4,8",
     }
