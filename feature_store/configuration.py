@@ -172,13 +172,13 @@ class LearningSettings(_Section):
     """Batches, negatives, rehearsal and optimisers."""
 
     seed: int = Field(0, ge=0, description="of initial rows and weights, draws and dropout")
-    batch_size: int = Field(64, ge=1, le=65_536, description="new positives in a step")
+    batch_size: int = Field(128, ge=1, le=65_536, description="new positives in a step")
     max_wait_seconds: float = Field(1.0, gt=0, description="live: a batch not full learns after this")
     negatives_per_positive: int = Field(
         0, ge=0, le=1000, description="S, uniform over the corpus, own to each positive"
     )
     shared_negatives: int = Field(
-        512, ge=0, le=65_536, description="uniform over the corpus, shared by the batch"
+        2048, ge=0, le=65_536, description="uniform over the corpus, shared by the batch"
     )
     in_batch_negatives: bool = Field(False, description="the other positives' items of the batch")
     shown_negatives: int = Field(

@@ -26,15 +26,16 @@ class Contender(NamedTuple):
 
 
 _BATCHES: Overrides = ("learning.batch_size=1024", "learning.rehearsal_ratio=0")
-_PAPER_RATES: Overrides = ("learning.rows_learning_rate=1e-2", "learning.dense_learning_rate=3e-3")
-_PAPER: Overrides = ("model.preset=paper_mended", *_BATCHES, *_PAPER_RATES)
-_DEFAULT: Overrides = (*_BATCHES, "learning.shared_negatives=2048", "epochs.count=6")
-_PAPER_GRID: tuple[Overrides, ...] = (
+_PAPER_RATES: Overrides = ("learning.rows_learning_rate=1e-2", "learning.dense_learning_rate=1e-3")
+_PAPER: Overrides = ("model.preset=paper_mended", *_BATCHES, *_PAPER_RATES, "epochs.count=10")
+_DEFAULT: Overrides = (*_BATCHES, "epochs.count=6")
+_RATES: tuple[Overrides, ...] = (
     (),
     ("learning.rows_learning_rate=3e-2",),
     ("learning.rows_learning_rate=3e-3",),
-    ("learning.dense_learning_rate=1e-3",),
 )
+_PAPER_GRID = (*_RATES, ("learning.dense_learning_rate=3e-3",))
+_DAT_GRID = (*_RATES, ("model.lambda_user=5", "model.lambda_item=5"))
 _DEFAULT_GRID: tuple[Overrides, ...] = (
     (),
     ("learning.rows_learning_rate=2e-3", "epochs.count=8"),
@@ -45,7 +46,7 @@ _STREAM_GRID: tuple[Overrides, ...] = (
     (),
     ("learning.rehearsal_ratio=12",),
     ("learning.rows_learning_rate=5e-3",),
-    ("learning.shared_negatives=1024",),
+    ("model.dropout=0.2",),
 )
 _ALS_GRID: tuple[Overrides, ...] = (
     ("als.regularization=100", "als.alpha=100"),
@@ -57,12 +58,12 @@ _ALS_GRID: tuple[Overrides, ...] = (
 _YU = "Yu et al., A Dual Augmented Two-tower Model for Online Large-scale Recommendation, DLP-KDD 2021"
 
 CONTENDERS: Mapping[str, Contender] = {
-    "dat": Contender("DAT", _YU, "epochs", _PAPER, _PAPER_GRID),
+    "dat": Contender("DAT", _YU, "epochs", _PAPER, _DAT_GRID),
     "dat_without_cal": Contender(
-        "DAT without CAL", _YU, "epochs", (*_PAPER, "model.lambda_cal=0"), _PAPER_GRID
+        "DAT without CAL", _YU, "epochs", (*_PAPER, "model.lambda_cal=0"), _DAT_GRID
     ),
     "dat_own_tower": Contender(
-        "DAT, own-tower mimic", _YU, "epochs", (*_PAPER, "model.own_tower_mimic=true"), _PAPER_GRID
+        "DAT, own-tower mimic", _YU, "epochs", (*_PAPER, "model.own_tower_mimic=true"), _DAT_GRID
     ),
     "two_tower": Contender(
         "Two-tower",
@@ -75,21 +76,21 @@ CONTENDERS: Mapping[str, Contender] = {
         "YouTubeDNN",
         "Covington et al., Deep Neural Networks for YouTube Recommendations, RecSys 2016",
         "epochs",
-        ("model.preset=youtube_dnn", *_BATCHES, *_PAPER_RATES),
+        ("model.preset=youtube_dnn", *_BATCHES, *_PAPER_RATES, "epochs.count=10"),
         _PAPER_GRID,
     ),
     "fm": Contender(
         "FM",
         "Rendle, Factorization Machines, ICDM 2010",
         "epochs",
-        ("model.preset=fm", *_BATCHES, *_PAPER_RATES),
+        ("model.preset=fm", *_BATCHES, *_PAPER_RATES, "epochs.count=10"),
         _PAPER_GRID,
     ),
     "mind": Contender(
         "MIND",
         "Li et al., Multi-Interest Network with Dynamic Routing, CIKM 2019",
         "epochs",
-        ("model.preset=mind", *_BATCHES, *_PAPER_RATES),
+        ("model.preset=mind", *_BATCHES, *_PAPER_RATES, "epochs.count=10"),
         _PAPER_GRID,
     ),
     "wals": Contender(
