@@ -25,10 +25,13 @@ class Contender(NamedTuple):
     grid: tuple[Overrides, ...] = ()
 
 
-_BATCHES: Overrides = ("learning.batch_size=1024", "learning.rehearsal_ratio=0")
+# bfloat16 is no worse here than float32, and half again as fast where the processor has it.
+_EPOCHS: Overrides = ("learning.rehearsal_ratio=0", "learning.precision=bfloat16")
 _PAPER_RATES: Overrides = ("learning.rows_learning_rate=1e-2", "learning.dense_learning_rate=1e-3")
-_PAPER: Overrides = ("model.preset=paper_mended", *_BATCHES, *_PAPER_RATES, "epochs.count=10")
-_DEFAULT: Overrides = (*_BATCHES, "epochs.count=6")
+_AS_PAPER: Overrides = (*_EPOCHS, *_PAPER_RATES, "learning.batch_size=256", "epochs.count=8")
+_PAPER: Overrides = ("model.preset=paper_mended", *_AS_PAPER)
+_DEFAULT: Overrides = (*_EPOCHS, "learning.batch_size=1024", "epochs.count=6")
+_STREAMED: Overrides = ("learning.precision=bfloat16",)
 _RATES: tuple[Overrides, ...] = (
     (),
     ("learning.rows_learning_rate=3e-2",),
@@ -76,21 +79,21 @@ CONTENDERS: Mapping[str, Contender] = {
         "YouTubeDNN",
         "Covington et al., Deep Neural Networks for YouTube Recommendations, RecSys 2016",
         "epochs",
-        ("model.preset=youtube_dnn", *_BATCHES, *_PAPER_RATES, "epochs.count=10"),
+        ("model.preset=youtube_dnn", *_AS_PAPER),
         _PAPER_GRID,
     ),
     "fm": Contender(
         "FM",
         "Rendle, Factorization Machines, ICDM 2010",
         "epochs",
-        ("model.preset=fm", *_BATCHES, *_PAPER_RATES, "epochs.count=10"),
+        ("model.preset=fm", *_AS_PAPER),
         _PAPER_GRID,
     ),
     "mind": Contender(
         "MIND",
         "Li et al., Multi-Interest Network with Dynamic Routing, CIKM 2019",
         "epochs",
-        ("model.preset=mind", *_BATCHES, *_PAPER_RATES, "epochs.count=10"),
+        ("model.preset=mind", *_AS_PAPER),
         _PAPER_GRID,
     ),
     "wals": Contender(
@@ -111,13 +114,13 @@ CONTENDERS: Mapping[str, Contender] = {
         _DEFAULT_GRID,
     ),
     "default_streamed": Contender(
-        "Dualstream default, one streaming pass", "this project", "stream", (), _STREAM_GRID
+        "Dualstream default, one streaming pass", "this project", "stream", _STREAMED, _STREAM_GRID
     ),
     "default_without_augmented_streamed": Contender(
         "Dualstream default, one streaming pass, no augmented vectors",
         "this project",
         "stream",
-        ("model.augmented_dim=0",),
+        (*_STREAMED, "model.augmented_dim=0"),
         _STREAM_GRID,
     ),
 }
