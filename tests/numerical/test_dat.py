@@ -4,11 +4,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from by_hand import ITEMS, TINY, ByHand, Vector, learned
 from learning import World, configuration
 
 from stream_trainer.examples import Examples
+from stream_trainer.models.dat import Dat
 from stream_trainer.models.losses import category_alignment_loss
+from stream_trainer.models.retrieval import ItemInputs
 
 PAPER = (*TINY, "model.preset=paper", "learning.negatives_per_positive=2")
 STRONG = (
@@ -150,3 +153,22 @@ def test_alignment_sees_each_item_of_the_batch_once_and_no_history() -> None:
     expected = category_alignment_loss(p_v, p_v.new_tensor(used).long() % 3)
     parts = world.learner.step(examples, num_new, world.num_positives)
     assert float(parts["category_alignment"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_augmented_vectors_are_left_out_whole_in_training_and_never_when_served() -> None:
+    world, _, _ = learned((*STRONG, "model.augmented_dropout=0.25"))
+    model = world.learner.model
+    assert isinstance(model, Dat)
+    assert model.augmented_weight is not None
+    model.augmented_weight.data.fill_(2.0)
+    augmented_TA = torch.randn(4000, 4, generator=torch.Generator().manual_seed(1))
+    inputs = ItemInputs(torch.zeros(4000, 4), augmented_TA, torch.zeros(4000, 8), torch.zeros(4000, 2))
+    with torch.no_grad():
+        served_TD = model.embed_items(inputs)
+        training_TD = model.embed_items(inputs, torch.Generator().manual_seed(0))
+        model.augmented_weight.data.fill_(0.0)
+        without_TD = model.embed_items(inputs)
+    as_served_T = torch.isclose(training_TD, served_TD, atol=1e-6).all(1)
+    left_out_T = torch.isclose(training_TD, without_TD, atol=1e-6).all(1)
+    assert bool((as_served_T ^ left_out_T).all())
+    assert 0.22 < float(left_out_T.float().mean()) < 0.28
