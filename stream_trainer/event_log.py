@@ -51,6 +51,11 @@ class EventReader(Protocol):
     def end_offsets(self) -> dict[TopicPartition, int]:
         """The offset after the last record of each assigned partition, now."""
 
+    def positions(self) -> dict[TopicPartition, int]:
+        """The offset that each assigned partition goes on from: past what was returned, and past what stands
+        behind it but is no record (Kafka's marks of transactions).
+        """
+
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Do not return records of these until `resume`: keeps what waits in the merge bounded."""
 

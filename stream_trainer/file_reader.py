@@ -77,6 +77,10 @@ class FileReader:
         """The offset after the last record of each assigned partition, now."""
         return {name: reader.end_offset() for name, reader in self._partitions.items()}
 
+    def positions(self) -> dict[TopicPartition, int]:
+        """The offset that each assigned partition goes on from."""
+        return {name: reader.next_offset for name, reader in self._partitions.items()}
+
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Do not return records of these until `resume`."""
         self._paused.update(partitions)

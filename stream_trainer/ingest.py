@@ -147,6 +147,8 @@ class Ingest:
             by_partition[record[:2]].append(record)
         for name, some in by_partition.items():
             self._push(TopicPartition(*name), some)
+        if not records:
+            self._position.update(self._reader.positions())
         self._settle()
 
     def _pause_full(self) -> None:

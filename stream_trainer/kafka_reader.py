@@ -40,10 +40,15 @@ class KafkaReader:
             enable_auto_commit=False,
             auto_offset_reset="none",
             check_crcs=True,
+            isolation_level="read_committed",  # what a producer took back did not happen
             max_poll_records=5000,
         )
         self._side: Any = connect(
-            KafkaConsumer, settings, group_id=settings.group_id, enable_auto_commit=False
+            KafkaConsumer,
+            settings,
+            group_id=settings.group_id,
+            enable_auto_commit=False,
+            isolation_level="read_committed",
         )
         self._progress: dict[KafkaPartition, OffsetAndMetadata] = {}
         self._ends: dict[TopicPartition, int] = {}
@@ -131,6 +136,19 @@ class KafkaReader:
                 log.warning("no end offsets from Kafka, keeping the last known: %s", error)
         return dict(self._ends)
 
+    def positions(self) -> dict[TopicPartition, int]:
+        """The offset that each assigned partition goes on from, past transactions' marks."""
+        names = [KafkaPartition(*partition) for partition in self._ends]
+        with kafka_errors("asking where reading stands"):
+            return {
+                TopicPartition(*name): self._paused[name] if name in self._paused else self._position(name)
+                for name in names
+            }
+
+    def _position(self, name: KafkaPartition) -> int:
+        offset: int = self._consumer.position(name)
+        return offset
+
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Do not return records of these until `resume`.
 
@@ -138,7 +156,8 @@ class KafkaReader:
         then gives back one partition's records and forgets the others' while nothing new arrives.
         """
         for name in (KafkaPartition(*partition) for partition in partitions):
-            self._paused.setdefault(name, self._consumer.position(name))
+            if name not in self._paused:
+                self._paused[name] = self._position(name)
         self._assign_unpaused()
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:

@@ -223,6 +223,7 @@ def test_all_that_was_paused_is_returned_after_a_resume(
         reader.pause([partition])
         records += reader.poll(50, 0.2)
     assert reader.poll(50, 0.2) == []
+    assert sum(reader.positions().values()) == len(records)
     reader.resume(list(offsets))
     records += read_all(reader, 3_000 - len(records))
     for partition, end in ends_of(log, topic).items():

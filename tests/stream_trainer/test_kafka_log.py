@@ -9,14 +9,20 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
+from prometheus_client import CollectorRegistry
 
-from feature_store.configuration import LogSettings
+from feature_store.codec import encode
+from feature_store.configuration import Configuration, LogSettings, TopicSettings
 from feature_store.errors import LogError, OffsetLostError, SettingsError
+from feature_store.schema import ItemFeatures
+from simulators.replay import create_topics
 from stream_trainer.event_log import Record, TopicPartition
+from stream_trainer.ingest import Ingest
 from stream_trainer.kafka_log import KafkaEventLog
 from stream_trainer.kafka_reader import KafkaReader
+from stream_trainer.metrics import TrainerMetrics
 
 # kafka-python leaves it to the garbage collector to close a socket whose connection was refused.
 pytestmark = pytest.mark.filterwarnings(r"ignore:unclosed .*laddr=\('0\.0\.0\.0':ResourceWarning")
@@ -158,3 +164,36 @@ def test_an_outage_is_waited_out_and_damage_stops_the_reader(
         damaged.close()
         reader.close()
         log.close()
+
+
+def test_transactions_count_once_they_are_committed_and_their_marks_are_no_records(
+    kafka_bootstrap: str,
+) -> None:
+    """A bounded replay knows that it is at the end also where a mark stands last."""
+    mine = uuid.uuid4().hex[:8]
+    topics = {kind: f"{kind}-{mine}" for kind in ("items", "users", "impressions", "clicks")}
+    names = TopicSettings(**topics, dead_letters=f"dead-{mine}")
+    config = Configuration(log=settings(kafka_bootstrap), topics=names)
+    log = KafkaEventLog(config.log)
+    create_topics(log, names, num_partitions=1)
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, transactional_id=mine)
+    producer.init_transactions()
+    for ts_ms, is_meant in ((1, True), (2, False), (3, True)):
+        producer.begin_transaction()
+        producer.send(names.items, encode(ItemFeatures(id="a", ts_ms=ts_ms)), b"a")
+        producer.flush()
+        if is_meant:
+            producer.commit_transaction()
+        else:
+            producer.abort_transaction()
+    producer.close()
+    ingest = Ingest(config, log, TrainerMetrics(CollectorRegistry()), True, time.monotonic)
+    ingest.start({}, {}, {})
+    seen, deadline_s = [], time.monotonic() + 20
+    while not ingest.at_end and time.monotonic() < deadline_s:
+        seen += [event.ts_ms for *_, event in ingest.next_events(10, 0.2) if event is not None]
+    assert ingest.at_end
+    assert seen == [1, 3]
+    assert ingest.lag_records == 0
+    ingest.close()
+    log.close()
