@@ -1,6 +1,7 @@
 """The losses of DAT (dat.md) and of later practice: pure functions of scores and embeddings.
 
-Legend: B positives, J candidates of each (column 0 is the positive), D width, T items.
+Legend: B positives, J candidates of each (column 0 is the positive), D width, T items, n of them with a category, C
+categories, M items of the largest.
 """
 
 import torch
@@ -52,16 +53,23 @@ def category_alignment_loss(embedding_TD: Tensor, category_T: Tensor) -> Tensor:
     major one.
     """
     known_T = category_T >= 0
-    order = torch.argsort(category_T[known_T], stable=True)
-    grouped_TD = embedding_TD[known_T][order]
-    _, counts = torch.unique(category_T[known_T], return_counts=True)
-    covariances = [
-        torch.cov(group.T, correction=1)
-        for group in torch.split(grouped_TD, counts.tolist())
-        if len(group) > 1
-    ]
-    if len(covariances) < 2:
+    embedding_nD = embedding_TD[known_T]
+    _, category_n, counts_C = torch.unique(category_T[known_T], return_inverse=True, return_counts=True)
+    if int((counts_C > 1).sum()) < 2:
         return embedding_TD.sum() * 0.0
-    sizes = counts[counts > 1]
-    stacked = torch.stack([c.reshape(embedding_TD.shape[1], -1) for c in covariances])
-    return (stacked - stacked[int(torch.argmax(sizes))]).square().sum()
+    num, width, most = len(counts_C), embedding_TD.shape[1], int(counts_C.max())
+    sums_CD = embedding_nD.new_zeros(num, width).index_add(0, category_n, embedding_nD)
+    means_CD = sums_CD / counts_C.unsqueeze(1)
+    centred_nD = embedding_nD - means_CD.index_select(0, category_n)
+    # One product for all categories: the rows of each stand together, filled up with zeros to the longest.
+    order_n = torch.argsort(category_n, stable=True)
+    starts_C = torch.cumsum(counts_C, 0) - counts_C
+    sorted_n = category_n[order_n]
+    place_n = sorted_n * most + torch.arange(len(order_n)) - starts_C[sorted_n]
+    rows_CMD = embedding_nD.new_zeros(num * most, width).index_copy(
+        0, place_n, centred_nD.index_select(0, order_n)
+    )
+    rows_CMD = rows_CMD.view(num, most, width)
+    covariance_CDD = rows_CMD.transpose(1, 2) @ rows_CMD / (counts_C - 1).clamp(min=1).view(-1, 1, 1)
+    apart_CDD = covariance_CDD - covariance_CDD[int(torch.argmax(counts_C))]
+    return apart_CDD[counts_C > 1].square().sum()
