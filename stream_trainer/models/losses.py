@@ -1,7 +1,7 @@
 """The losses of DAT (dat.md) and of later practice: pure functions of scores and embeddings.
 
-Legend: B positives, J candidates of each (column 0 is the positive), D width, T items, n of them with a category, C
-categories, M items of the largest.
+Legend: B positives, J candidates of each (column 0 is the positive), D width, T items, n of them with a
+category, C categories, M items of the largest.
 """
 
 import torch
