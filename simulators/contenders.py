@@ -32,13 +32,19 @@ _AS_PAPER: Overrides = (*_EPOCHS, *_PAPER_RATES, "learning.batch_size=256", "epo
 _PAPER: Overrides = ("model.preset=paper_mended", *_AS_PAPER)
 _DEFAULT: Overrides = (*_EPOCHS, "learning.batch_size=1024", "epochs.count=6")
 _STREAMED: Overrides = ("learning.precision=bfloat16",)
-_RATES: tuple[Overrides, ...] = (
+_PAPER_GRID: tuple[Overrides, ...] = (
     (),
     ("learning.rows_learning_rate=3e-2",),
     ("learning.rows_learning_rate=3e-3",),
+    ("learning.dense_learning_rate=3e-3",),
 )
-_PAPER_GRID = (*_RATES, ("learning.dense_learning_rate=3e-3",))
-_DAT_GRID = (*_RATES, ("model.lambda_user=5", "model.lambda_item=5"))
+_STRONG_MIMIC: Overrides = ("model.lambda_user=5", "model.lambda_item=5")
+_DAT_GRID: tuple[Overrides, ...] = (
+    (),
+    ("learning.rows_learning_rate=3e-2",),
+    _STRONG_MIMIC,
+    (*_STRONG_MIMIC, "learning.rows_learning_rate=3e-2"),
+)
 _DEFAULT_GRID: tuple[Overrides, ...] = (
     (),
     ("learning.rows_learning_rate=2e-3", "epochs.count=8"),

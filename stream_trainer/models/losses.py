@@ -72,4 +72,4 @@ def category_alignment_loss(embedding_TD: Tensor, category_T: Tensor) -> Tensor:
     rows_CMD = rows_CMD.view(num, most, width)
     covariance_CDD = rows_CMD.transpose(1, 2) @ rows_CMD / (counts_C - 1).clamp(min=1).view(-1, 1, 1)
     apart_CDD = covariance_CDD - covariance_CDD[int(torch.argmax(counts_C))]
-    return apart_CDD[counts_C > 1].square().sum()
+    return torch.sum(apart_CDD[counts_C > 1].square())
