@@ -16,7 +16,7 @@ from simulators.synthetic import generate
 from stream_trainer.file_log import FileEventLog
 
 NUM_USERS, NUM_ITEMS, NUM_INTERACTIONS = 700, 300, 9000
-SMALL = ("model.hidden=[32]", "learning.num_threads=1", "learning.shared_negatives=128")
+SMALL = ("model.hidden=[32]", "learning.num_threads=1")
 
 
 def command(module: str, *arguments: object, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
