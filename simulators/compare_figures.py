@@ -218,9 +218,10 @@ def _differences(
         for column, name in enumerate(METRICS)
     }
     return {
-        name: {key: _finite(value) for key, value in each._asdict().items()} for name, each in found.items()
+        name: {key: finite(value) for key, value in each._asdict().items()} for name, each in found.items()
     }
 
 
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None  # JSON has no NaN
+def finite(value: float) -> float | None:
+    """Return None for what is no number: JSON has no NaN."""
+    return value if np.isfinite(value) else None

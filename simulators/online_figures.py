@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from simulators.compare_figures import finite
 from simulators.dataset import Reviews
 from simulators.metrics import hit_rate, mrr
 from simulators.online import FROZEN, NEVER, ONLINE, RETRAINED, PassResult, refresh_series
@@ -89,9 +90,9 @@ def ratio(
         told[metric] = {
             above: one,
             below: other,
-            "ratio": distance.ratio,
-            "low": distance.ratio_low,
-            "high": distance.ratio_high,
+            "ratio": finite(distance.ratio),
+            "low": finite(distance.ratio_low),
+            "high": finite(distance.ratio_high),
         }
     return told
 

@@ -123,7 +123,11 @@ def _varied(title: str, what: str, entries: Sequence[Mapping[str, Any]]) -> Grid
     return Grid(title, header, body)
 
 
-def _interval(found: Mapping[str, float]) -> str:
+def _interval(found: Mapping[str, float | None]) -> str:
+    if found["ratio"] is None:
+        return "–"
+    if found["low"] is None:  # so few hits that some resamples have none to divide by
+        return f"{found['ratio']:.3f}"
     return f"{found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
