@@ -31,7 +31,7 @@ from simulators.online_plan import Plan
 
 NEGATIVES: Mapping[str, tuple[str, ...]] = {
     "uniform": ("learning.negatives_per_positive=5", "learning.shared_negatives=0"),
-    "shared": ("learning.shared_negatives=512",),
+    "shared": (),
     "in_batch": ("learning.in_batch_negatives=true", "learning.shared_negatives=0"),
     "in_batch_logq": (
         "learning.in_batch_negatives=true",
@@ -40,9 +40,10 @@ NEGATIVES: Mapping[str, tuple[str, ...]] = {
     ),
     "shown": ("learning.shown_negatives=5", "learning.shared_negatives=0", "join.emit=at_close"),
 }
-"""Kinds of negatives by name, each alone: 5 own to each positive as in the paper, 512 shared, and so on."""
+"""Kinds of negatives by name, each alone: 5 own to each positive as in the paper, the usual shared, …"""
 
 _QUIET = ("learning.num_threads=1", "learning.prequential_every=0")
+_OF_BATCHES = ("learning.batch_size", "learning.rehearsal_ratio")
 _POLL_SECONDS = 0.3
 
 
@@ -82,12 +83,12 @@ def online_configuration(
 def retraining_configuration(
     dataset: Dataset, file: Path | None, overrides: Sequence[str], seed: int, last: Sequence[str]
 ) -> Configuration:
-    """Return the settings of the model beside: the same, but batches, negatives and rates as in `compare`.
+    """Return the settings of the model beside: the same, but in batches as in `compare`, without rehearsal.
 
     Raises:
         SettingsError: a setting is unknown or impossible.
     """
-    batches = [text for text in CONTENDERS["default"].overrides if not text.startswith("epochs.")]
+    batches = [text for text in CONTENDERS["default"].overrides if text.startswith(_OF_BATCHES)]
     return online_configuration(dataset, file, overrides, seed, [*batches, *last])
 
 

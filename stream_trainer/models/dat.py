@@ -44,8 +44,8 @@ class Dat(RetrievalModel):
         self.user_numeric = NumericLayers(num_user, numeric) if num_user else None
         length = model.history_length
         self.history_weights = HistoryWeights(length, model.history_decay) if length else None
-        adds = model.residual and aug and model.augmented_dropout < 1
-        self.augmented_weight = nn.Parameter(torch.zeros(())) if adds else None
+        # There also where settings that may change leave it unused: a store must load under all of them.
+        self.augmented_weight = nn.Parameter(torch.zeros(())) if aug else None
 
     @staticmethod
     def row_fields(model: ModelSettings) -> RowFields:
@@ -65,7 +65,7 @@ class Dat(RetrievalModel):
             mimic_only = self.settings.item_augmented == "mimic_only"
             augmented_TA = inputs.augmented_TA.detach() if mimic_only else inputs.augmented_TA
             parts.append(augmented_TA)
-            if self.augmented_weight is not None:
+            if self.augmented_weight is not None and self.settings.augmented_dropout < 1:
                 residual_TD = residual_TD + self.augmented_weight * self._some(augmented_TA, generator)
         parts += feature_parts(inputs.values_TFK, inputs.numbers_TN, self.item_numeric)
         z_TZ = drop(torch.cat(parts, dim=1), self.settings.dropout, generator)

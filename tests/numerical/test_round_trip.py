@@ -7,7 +7,9 @@ from learning import Shop, configuration, shop_events
 
 from feature_store.configuration import Configuration
 from feature_store.schema import Click, Deleted, EventKind, Impression
+from feature_store.settings import load_configuration
 from feature_store.store import FAMILIES, FeatureStore
+from stream_trainer.state import TrainerState
 
 SETTINGS = (
     "model.hidden=[16]",
@@ -101,3 +103,13 @@ def test_a_deleted_user_starts_again_as_a_new_one(tmp_path: Path) -> None:
     assert table.gather(slot).numpy().tobytes() == table.layout.new_rows(0, [b"gone"]).tobytes()
     assert table.floats(table.slots(["other"]), "mean_count")[0, 0] == 2
     shop.close()
+
+
+@pytest.mark.parametrize("changed", ["model.augmented_dropout=1", "model.residual=false"])
+def test_a_store_goes_on_under_settings_that_may_change(tmp_path: Path, changed: str) -> None:
+    """What the towers hold depends on fixed settings alone."""
+    base = [f"store.path={tmp_path}/store", "learning.num_threads=1"]
+    for overrides in (base, [*base, changed], base):
+        store = FeatureStore(tmp_path / "store")
+        TrainerState(load_configuration(None, overrides, {}), store).commit()
+        store.close()
