@@ -84,6 +84,7 @@ class JoinSettings(_Section):
     idle_timeout_seconds: float = Field(
         2.0, gt=0, description="live: how long a silent partition holds back the rest"
     )
+    own_process: bool = Field(True, description="read and join in a process beside the one that learns")
 
 
 class FeatureSettings(_Section):

@@ -22,6 +22,7 @@ from simulators.dataset import Dataset, Reviews, TimeSplit, leave_last_out, spli
 from simulators.metrics import Ranks, hit_rate, middle_ranks, mrr, ndcg
 from simulators.replay import create_topics, replay
 from simulators.timeline import num_events, timeline
+from stream_trainer.feed_process import open_feed
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.models.retrieval import best_scores
 from stream_trainer.open_log import open_log
@@ -88,16 +89,15 @@ def replay_into_log(config: Configuration, train: Dataset, seed: int, show_progr
 
 def learn(config: Configuration, on_progress: Progress) -> Summary:
     """Run the trainer over the configured log to its end, committing to the configured store."""
-    event_log = open_log(config.log)
     store = FeatureStore(config.store.path)
+    feed = open_feed(config, until_end=True)
     metrics = TrainerMetrics(CollectorRegistry())
-    trainer = Trainer(config, event_log, store, metrics, until_end=True, on_progress=on_progress)
+    trainer = Trainer(config, feed, store, metrics, on_progress=on_progress)
     try:
         return trainer.run(threading.Event())
     finally:
-        trainer.close()
+        feed.close()
         store.close()
-        event_log.close()
 
 
 def evaluate_store(store: Path, held: Held, seed: int) -> dict[str, dict[str, float]]:

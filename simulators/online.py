@@ -15,17 +15,24 @@ from typing import NamedTuple
 import numpy as np
 
 from feature_store.configuration import Configuration
-from feature_store.schema import Impression
+from feature_store.schema import Event, EventKind, Impression
 from feature_store.store import FeatureStore, FeatureStoreReader
 from simulators.dataset import Dataset
 from simulators.epochs import train_epochs
 from simulators.metrics import Ranks
-from simulators.online_models import I64, Follower, Generation, Questions, copy_store
+from simulators.online_models import (
+    I64,
+    Follower,
+    Generation,
+    Questions,
+    WatchedSession,
+    copy_store,
+)
 from simulators.online_plan import Plan, needed_refreshes
 from simulators.timeline import num_events, timeline
+from stream_trainer.chunker import Chunker
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.examples import UserOp
-from stream_trainer.session import Session
 from stream_trainer.state import TrainerState
 
 ONLINE, RETRAINED, FROZEN = "online", "retrained", "frozen"
@@ -90,34 +97,21 @@ def run_online(
     """
     run = _Pass(config, dataset, plan, refresh_seconds, retraining)
     total = num_events(dataset)
-    topic_of = {kind: topic for topic, kind in config.topics.kinds().items()}
-    offsets: Counter[str] = Counter()
     try:
         for number, (kind, event) in enumerate(timeline(dataset, seed)):
             run.reach(event.ts_ms)
             if isinstance(event, Impression):
                 run.ask(int(event.impression_id))
-            topic = topic_of[kind]
-            run.session.apply(TopicPartition(topic, 0), offsets[topic], event.ts_ms, event)
-            offsets[topic] += 1
+            run.apply(kind, event)
             if number % _PROGRESS_EVERY == 0:
                 on_progress(number, total)
         run.answer()
-        run.session.close_windows()
+        run.chunker.close_windows()
+        run.session.apply(run.chunker.take())
+        run.session.flush()
         return run.result()
     finally:
         run.close()
-
-
-class _WatchedSession(Session):
-    """A session that says what it is about to learn, before anything has changed."""
-
-    before_learning: Callable[[Sequence[UserOp]], None]
-
-    def _take_ops(self, num_examples: int) -> list[UserOp]:
-        ops = super()._take_ops(num_examples)
-        self.before_learning(ops)
-        return ops
 
 
 class _Asked(NamedTuple):
@@ -137,7 +131,10 @@ class _Pass:
         self._config, self._dataset, self._plan, self._retraining = config, dataset, plan, retraining
         self._store = FeatureStore(config.store.path)
         self._state = TrainerState(config, self._store)
-        self.session = _WatchedSession(config, self._state, self._stepped, self._commit)
+        self.chunker = Chunker(config.join, self._state.position())
+        self._topic_of = {kind: topic for topic, kind in config.topics.kinds().items()}
+        self._num_events: Counter[EventKind] = Counter()
+        self.session = WatchedSession(config, self._state, self._stepped, self._commit)
         self.session.before_learning = self._before_learning
         self._reader: FeatureStoreReader | None = None
         reviews = dataset.reviews
@@ -162,6 +159,13 @@ class _Pass:
         self._ranks: dict[str, list[Ranks]] = {}
         self._learn_seconds = 0.0
         self._retrain_seconds: list[float] = []
+
+    def apply(self, kind: EventKind, event: Event) -> None:
+        """Let an event take effect."""
+        place = (TopicPartition(self._topic_of[kind], 0), event.ts_ms, self._num_events[kind])
+        self._num_events[kind] += 1
+        self.chunker.add([(*place, event)])
+        self.session.apply(self.chunker.take())
 
     def reach(self, ts_ms: int) -> None:
         """Make the generations that are due before what happens at this time."""

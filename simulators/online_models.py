@@ -4,7 +4,7 @@ Owns how a question is ranked: as the server would, items and towers of one comm
 for the query. Never learns anything. Legend: Q questions, N items of the data set, D embedding width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from simulators.metrics import Ranks, middle_ranks
 from stream_trainer.examples import UserOp, fold_users
 from stream_trainer.learner import Learner
 from stream_trainer.models.retrieval import best_scores
+from stream_trainer.session import Session
 from stream_trainer.state import TrainerState
 
 _OPS_AT_ONCE = 4096
@@ -123,3 +124,14 @@ def copy_store(source: FeatureStore, path: Path) -> None:
         target.commit({name: list(source.items(name)) for name in FAMILIES}, watermark_ms, latest_click_ms)
     finally:
         target.close()
+
+
+class WatchedSession(Session):
+    """A session that says what it is about to learn, before anything has changed."""
+
+    before_learning: Callable[[Sequence[UserOp]], None]
+
+    def _take_ops(self, num_examples: int) -> list[UserOp]:
+        ops = super()._take_ops(num_examples)
+        self.before_learning(ops)
+        return ops

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from feature_store.settings import add_settings_arguments, configuration_from
 from feature_store.store import FeatureStore
 from feature_store.telemetry import StopSignals, configure_logging, run_main, serve_metrics
+from stream_trainer.feed_process import open_feed
 from stream_trainer.metrics import TrainerMetrics
-from stream_trainer.open_log import open_log
 from stream_trainer.trainer import Summary, Trainer
 
 _EXIT_CODES = """exit codes:
@@ -69,21 +69,20 @@ def _run(args: argparse.Namespace) -> int:
     registry = CollectorRegistry()
     metrics = TrainerMetrics(registry)
     with StopSignals() as signals, _progress(args.until_end) as progress:
-        event_log = open_log(config.log)
         store = FeatureStore(config.store.path)
+        feed = open_feed(config, args.until_end)
         stop_metrics = serve_metrics(config.metrics.trainer_port, registry)
         task = progress.add_task("learning", total=None)
 
         def show(num_events: int, lag_records: int) -> None:
             progress.update(task, completed=num_events, total=num_events + lag_records)
 
-        trainer = Trainer(config, event_log, store, metrics, args.until_end, on_progress=show)
+        trainer = Trainer(config, feed, store, metrics, on_progress=show)
         try:
             summary = trainer.run(signals.requested)
         finally:
-            trainer.close()
+            feed.close()
             store.close()
-            event_log.close()
             if stop_metrics is not None:
                 stop_metrics()
     if args.summary:

@@ -5,7 +5,7 @@ and become durable only with the commit.
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -15,7 +15,6 @@ from feature_store.errors import DecodeError, OffsetLostError, TopicRecreatedErr
 from feature_store.schema import Event
 from stream_trainer.event_log import EventLog, EventWriter, Headers, Record, TopicPartition
 from stream_trainer.merge import Merge
-from stream_trainer.metrics import TrainerMetrics
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +34,19 @@ _Decoded: TypeAlias = tuple[int, Event | None, tuple[Record, DecodeError] | None
 
 
 class Ingest:
-    """The input side of the trainer. `now` is a monotonic clock in seconds."""
+    """Reads the log. `buried` counts dead letters by reason; `now` is a monotonic clock in seconds."""
 
     def __init__(
         self,
         config: Configuration,
         event_log: EventLog,
-        metrics: TrainerMetrics,
+        buried: Counter[str],
         until_end: bool,
         now: Callable[[], float],
     ) -> None:
         self._config = config
         self._log = event_log
-        self._metrics = metrics
+        self._buried = buried
         self._until_end = until_end
         self._now = now
         self._kinds = config.topics.kinds()
@@ -216,7 +215,7 @@ class Ingest:
             self._dead = self._log.writer()
         key, value, headers = _dead_letter(record, error)
         self._dead.send(self._config.topics.dead_letters, key, value, record.timestamp_ms, headers)
-        self._metrics.dead_letters.labels(error.reason.value).inc()
+        self._buried[error.reason.value] += 1
         log.warning("dead letter: %s[%d]@%d: %s", record.topic, record.partition, record.offset, error)
 
 

@@ -15,7 +15,7 @@ import msgpack
 from feature_store.configuration import JoinSettings
 from feature_store.schema import Click, Impression
 
-_COUNTER_KEY = b"sequence.last"
+COUNTER_KEY = b"sequence.last"
 _SPARE_HEAP = 1024  # entries of clicks that wait no more, before they are swept out
 _SLATE, _CLICK = "impression", "click"
 _NOTHING: Mapping[tuple[str, str], int] = {}
@@ -169,7 +169,7 @@ class Joiner:
             changes[sequence.to_bytes(8, "big")] = None if entry is None else pack(_fields(entry))
         self._changed.clear()
         if self._sequence != self._stored_sequence:
-            changes[_COUNTER_KEY] = pack(self._sequence)
+            changes[COUNTER_KEY] = pack(self._sequence)
             self._stored_sequence = self._sequence
         return changes
 
@@ -178,7 +178,7 @@ class Joiner:
         """Return a joiner that goes on as the one whose changes these are."""
         joiner = cls(settings)
         for key, value in sorted(entries):
-            if key == _COUNTER_KEY:
+            if key == COUNTER_KEY:
                 joiner._sequence = joiner._stored_sequence = msgpack.unpackb(value)
             else:
                 joiner._restore(int.from_bytes(key, "big"), *msgpack.unpackb(value))

@@ -1,73 +1,67 @@
-"""What one event does: join it, change features and corpus, and learn when a batch is full.
+"""What one fact does: change features and corpus, wait for a batch, and learn when it is full.
 
-Owns the rule of when pending examples are learned. The order of effects is a function of the events' order
-alone, so a replay repeats it. Never polls or decodes; time is the stream's.
+Owns the rule of when pending examples are learned. The order of effects is a function of the facts' order
+alone, so a replay repeats it. Never polls, decodes or joins.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from feature_store.configuration import Configuration
-from feature_store.schema import Click, Deleted, Event, EventKind, Impression, ItemFeatures, UserFeatures
-from stream_trainer.event_log import TopicPartition
+from stream_trainer.chunk import Changed, Chunk, Joined
 from stream_trainer.examples import Examples, UserOp, fold_users
-from stream_trainer.join import Origin, Positive
 from stream_trainer.prequential import Prequential
 from stream_trainer.state import TrainerState
 
 _OPS_PER_EXAMPLE = (
     16  # so many feature upserts an example may wait for the batch to fill, then it is learned short
 )
-_CHANGES = (ItemFeatures, Deleted)
 
 OnStep = Callable[[dict[str, float], int, int, float], None]
 
 
 class Session:
-    """Applies events to the state. `on_step` hears of each step: losses, new and rehearsed, seconds."""
+    """Applies facts to the state. `on_step` hears of each step: losses, new and rehearsed, seconds."""
 
     def __init__(
         self, config: Configuration, state: TrainerState, on_step: OnStep, commit: Callable[[], None]
     ) -> None:
         self.state = state
         self.prequential = Prequential(config.learning)
-        self.latest_event_ms = 0
         self._config = config
         self._on_step = on_step
         self._commit = commit
         self._count_pending()
         self._batch_size = config.learning.batch_size
         self._max_ops = _OPS_PER_EXAMPLE * self._batch_size
-        self._lateness_ms = round(config.join.allowed_lateness_seconds * 1000)
 
     @property
     def num_pending(self) -> int:
         """Examples that wait for their batch to fill."""
         return self._num_pending
 
-    def apply(self, partition: TopicPartition, offset: int, ts_ms: int, event: Event | None) -> None:
-        """Apply one record in merge order; None could not be decoded, but its place still counts."""
+    def apply(self, chunk: Chunk) -> None:
+        """Apply all of a chunk."""
+        self.state.receive(chunk)
+        while self.state.unapplied:
+            self.apply_next()
+
+    def apply_next(self) -> None:
+        """Apply the first fact that is not applied yet. A commit may fall in the middle: it holds the fact
+        either among those to be applied or with its effect.
+        """
         state = self.state
-        watermark_ms = ts_ms - self._lateness_ms
-        if watermark_ms > state.watermark_ms:
-            # First: what time closes happened before this event, and must be learned before what it changes.
-            state.watermark_ms = watermark_ms
-            closed = state.joiner.advance(watermark_ms)
-            if closed:
-                self._add_positives(closed)
-                self.learn_what_is_full()
-        if isinstance(event, _CHANGES):
-            self._learn_before_change(event)
-        state.next_offsets[partition] = offset + 1
-        state.latest_ts_ms[partition] = ts_ms
-        if event is not None:
-            self.latest_event_ms = max(self.latest_event_ms, event.ts_ms)
-            joined = self._effects(partition, offset, event)
-            if joined:
-                self._add_positives(joined)
+        fact = state.unapplied[0]
+        if isinstance(fact, Joined):
+            state.pop_fact()
+            self._add_positive(fact)
+        else:
+            self._learn_before(fact)
+            state.pop_fact()
+            self._change(fact)
         if self._num_pending >= self._batch_size or len(state.pending) > self._max_ops:
             self.learn_what_is_full()
-        if isinstance(event, _CHANGES) and state.has_many_item_changes:
+        if isinstance(fact, Changed) and fact.is_item and state.has_many_item_changes:
             if state.tables.item.needs_commit:
                 self._commit()
             else:
@@ -90,54 +84,42 @@ class Session:
         while self.state.pending:
             self._learn(self._config.learning.batch_size)
 
-    def close_windows(self) -> None:
-        """Act as if time had passed every window: the end of a bounded replay."""
-        self._add_positives(self.state.joiner.advance(2**62))
-        self.flush()
-
-    def _effects(self, partition: TopicPartition, offset: int, event: Event) -> list[Positive]:
-        state = self.state
-        if isinstance(event, Click):
-            state.latest_click_ms = max(state.latest_click_ms, event.ts_ms)
-            return state.joiner.click(event, Origin(*partition, offset))
-        if isinstance(event, Impression):
-            return state.joiner.impression(event)
-        if isinstance(event, ItemFeatures):
-            number = state.item_numbers.number(event.id)
-            state.corpus.add(number)
-            state.set_item_features(number, event.features)
-        elif isinstance(event, UserFeatures):
-            values, numbers = state.user_features.encode(event.features)
-            features = (tuple(values.tolist()), tuple(numbers.tolist()))
-            state.pending.append(UserOp(event.id, features=features))
-        elif event.kind == EventKind.ITEM:
-            number = state.item_numbers.number(event.id)
-            state.corpus.remove(number)
-            state.set_item_features(number, {})
-        else:
-            state.pending.append(UserOp(event.id))
-        return []
-
-    def _add_positives(self, positives: Sequence[Positive]) -> None:
+    def _add_positive(self, fact: Joined) -> None:
         state = self.state
         number_of = state.item_numbers.number
-        for user_id, item_id, _, (_, partition, offset), shown, _ in positives:
-            number = number_of(item_id)
-            state.corpus.add_seen(number)
-            numbers = tuple(map(number_of, shown)) if shown else ()
-            state.pending.append(UserOp(user_id, number, partition, offset, numbers))
-            self._pending_items.add(number)
-        self._num_pending += len(positives)
+        number = number_of(fact.item_id)
+        state.corpus.add_seen(number)
+        shown = tuple(map(number_of, fact.shown)) if fact.shown else ()
+        state.pending.append(UserOp(fact.user_id, number, fact.partition, fact.offset, shown))
+        self._pending_items.add(number)
+        self._num_pending += 1
 
-    def _learn_before_change(self, event: ItemFeatures | Deleted) -> None:
+    def _change(self, fact: Changed) -> None:
+        state = self.state
+        if fact.is_item:
+            number = state.item_numbers.number(fact.id)
+            if fact.features is None:
+                state.corpus.remove(number)
+            else:
+                state.corpus.add(number)
+            state.set_item_features(number, fact.features or {})
+        elif fact.features is None:
+            state.pending.append(UserOp(fact.id))
+        else:
+            values, numbers = state.user_features.encode(fact.features)
+            features = (tuple(values.tolist()), tuple(numbers.tolist()))
+            state.pending.append(UserOp(fact.id, features=features))
+
+    def _learn_before(self, fact: Changed) -> None:
         """Learn pending examples of an item whose features are about to change, or of a user about to be
         deleted: they happened before that, and must not move the row of the user who starts again.
         """
-        if isinstance(event, Deleted) and event.kind != EventKind.ITEM:
-            if any(op.is_positive and op.user_id == event.id for op in self.state.pending):
+        if fact.is_item:
+            if self.state.item_numbers.get(fact.id) in self._pending_items:
                 self.flush()
-            return
-        if self.state.item_numbers.get(event.id) in self._pending_items:
+        elif fact.features is None and any(
+            op.is_positive and op.user_id == fact.id for op in self.state.pending
+        ):
             self.flush()
 
     def _learn(self, num_examples: int) -> None:

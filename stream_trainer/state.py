@@ -5,10 +5,12 @@ or joins by itself.
 """
 
 import json
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import msgpack
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import safetensors.torch
@@ -21,11 +23,13 @@ from feature_store.numbering import Numbering
 from feature_store.rows import RowTable
 from feature_store.schema import FeatureValue
 from feature_store.store import CommitInfo, FeatureStore, Writes
+from stream_trainer.chunk import Chunk, Fact, Marks, Place, Position, Remainder, decode_remainder
 from stream_trainer.corpus import Corpus
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.examples import ExampleWidths, UserOp
 from stream_trainer.features import FeatureEncoder
-from stream_trainer.join import Joiner
+from stream_trainer.join import COUNTER_KEY
+from stream_trainer.join_changes import JoinChanges
 from stream_trainer.learner import Learner, Tables
 from stream_trainer.models.factory import row_layouts, running_mean_width
 from stream_trainer.rehearsal import Rehearsal
@@ -68,7 +72,7 @@ class TrainerState:
         self.item_numbers = Numbering(store.items("item_number"))
         self.value_numbers = Numbering(store.items("value_number"))
         self.corpus = Corpus(store.items("corpus"))
-        self.joiner = Joiner.load(config.join, store.items("join"))
+        self._join_changes = JoinChanges(store.get("join", [COUNTER_KEY])[0])
         features = config.features
         self.item_features = FeatureEncoder(
             features.item_categorical, features.item_numeric, self.value_numbers
@@ -96,17 +100,49 @@ class TrainerState:
         )
         self._item_changes: dict[int, tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]] = {}
         self.pending = [_op(fields) for fields in _unpack(self._meta.get(b"pending")) or []]
-        self.next_offsets: dict[TopicPartition, int] = {}
-        self.latest_ts_ms: dict[TopicPartition, int] = {}
-        for topic, partition, offset, ts_ms in _unpack(self._meta.get(b"offsets")) or []:
-            self.next_offsets[TopicPartition(topic, partition)] = offset
-            self.latest_ts_ms[TopicPartition(topic, partition)] = ts_ms
+        places = [Place(*fields) for fields in _unpack(self._meta.get(b"offsets")) or []]
+        self._places = {TopicPartition(place.topic, place.partition): place for place in places}
+        remainder = Remainder([], Marks(self.watermark_ms, self.latest_click_ms))
+        if b"unapplied" in self._meta:
+            remainder = decode_remainder(self._meta[b"unapplied"])
+        self.unapplied: deque[Fact] = deque(remainder.facts)
+        self._marks = remainder.marks
         self.topic_ids: dict[str, str] = _unpack(self._meta.get(b"topic_ids")) or {}
         self.tables = self._make_tables()
         self.learner = Learner(config, self.tables, self.corpus)
         dense = store.get("dense", [b"weights", b"optimiser"])
         if dense[0] is not None and dense[1] is not None:
             _load_dense(self.learner, dense[0], dense[1])
+
+    @property
+    def next_offsets(self) -> dict[TopicPartition, int]:
+        """Where each partition goes on after what was received."""
+        return {partition: place.next_offset for partition, place in self._places.items()}
+
+    def position(self) -> Position:
+        """Return what the input side needs to go on after the last commit; nothing was received since."""
+        places = sorted(self._places.values(), key=lambda place: (place.topic, place.partition))
+        return Position(places, self.topic_ids, self._marks, list(self._store.items("join")))
+
+    def receive(self, chunk: Chunk) -> None:
+        """Take over a chunk, to be applied fact by fact. From now on the whole of it is part of the commit:
+        what is not applied by then goes along.
+        """
+        for place in chunk.places:
+            self._places[TopicPartition(place.topic, place.partition)] = place
+        self._join_changes.add(chunk.join_changes)
+        self.unapplied.extend(chunk.facts)
+        self._marks = chunk.marks
+        self._settle()
+
+    def pop_fact(self) -> None:
+        """Regard the first fact as applied."""
+        self.unapplied.popleft()
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self.unapplied:
+            self.watermark_ms, self.latest_click_ms, _ = msgspec.structs.astuple(self._marks)
 
     @property
     def last_commit(self) -> CommitInfo:
@@ -150,7 +186,7 @@ class TrainerState:
             "item_number": self.item_numbers.take_changes(),
             "value_number": self.value_numbers.take_changes(),
             "corpus": self.corpus.take_changes(),
-            "join": sorted(self.joiner.take_changes().items()),
+            "join": self._join_changes.take(),
             "rehearsal": self.rehearsal.take_changes(),
             "dense": _dump_dense(self.learner),
             "meta": self._meta_changes(),
@@ -176,10 +212,7 @@ class TrainerState:
         )
 
     def _meta_changes(self) -> list[tuple[bytes, bytes]]:
-        offsets = [
-            [*partition, offset, self.latest_ts_ms.get(partition, 0)]
-            for partition, offset in sorted(self.next_offsets.items())
-        ]
+        offsets = [list(msgspec.structs.astuple(self._places[name])) for name in sorted(self._places)]
         progress = {
             "num_positives": self.num_positives,
             "num_steps": self.num_steps,
@@ -191,6 +224,7 @@ class TrainerState:
             b"offsets": msgpack.packb(offsets),
             b"pending": msgpack.packb([list(op) for op in self.pending]),
             b"progress": msgpack.packb(progress),
+            b"unapplied": msgspec.msgpack.encode(Remainder(list(self.unapplied), self._marks)),
             b"topic_ids": msgpack.packb(dict(sorted(self.topic_ids.items()))),
             b"config": _config_json(self.config),
         }

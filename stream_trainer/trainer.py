@@ -4,26 +4,23 @@ Owns when commits happen and what is measured; what learning means is `session.p
 `state.py`'s.
 """
 
-import gc
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 from feature_store.configuration import Configuration
 from feature_store.store import FeatureStore
-from stream_trainer.event_log import EventLog
-from stream_trainer.ingest import Ingest
+from feature_store.telemetry import calm_garbage_collector
+from stream_trainer.chunk import Chunk
+from stream_trainer.feed import Feed
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.session import Session
 from stream_trainer.state import TrainerState
 
 log = logging.getLogger(__name__)
 
-_CHUNK_EVENTS = 1_000
 _POLL_SECONDS = 0.1
 _KEPT_STEPS = 100_000
 
@@ -50,58 +47,53 @@ class Summary(NamedTuple):
 
 
 class Trainer:
-    """One run of the trainer over a store and a log. `clock` is monotonic, in seconds."""
+    """One run of the trainer over a store and a feed. `clock` is monotonic, in seconds."""
 
     def __init__(
         self,
         config: Configuration,
-        event_log: EventLog,
+        feed: Feed,
         store: FeatureStore,
         metrics: TrainerMetrics,
-        until_end: bool = False,
         clock: Callable[[], float] = time.monotonic,
         on_progress: Callable[[int, int], None] = lambda num_events, lag_records: None,
     ) -> None:
         self._config = config
         self._clock = clock
         self._metrics = metrics
-        self._until_end = until_end
+        self._feed = feed
         self._on_progress = on_progress
         self.state = TrainerState(config, store)
-        self.ingest = Ingest(config, event_log, metrics, until_end, clock)
         self.session = Session(config, self.state, self._learned, self.commit)
         self._num_events = self._num_commits = self._batches_since_commit = 0
         self._commit_seconds = 0.0
         self._start = self._last_commit = clock()
         self._waiting_since: float | None = None
+        self._lag_records = 0
         self._steps: list[StepStats] = []
-        self._counts: Counter[str] = Counter()
 
     def run(self, stop: threading.Event) -> Summary:
         """Learn until `stop` is set, or to the end of the log when bounded; commit, and say what was done."""
-        with _calm_garbage_collector():
+        with calm_garbage_collector():
             return self._run(stop)
 
     def _run(self, stop: threading.Event) -> Summary:
         self._start = self._clock()
-        state, ingest = self.state, self.ingest
-        state.topic_ids = ingest.start(state.next_offsets, state.latest_ts_ms, state.topic_ids)
+        state, at_end = self.state, False
+        state.topic_ids = self._feed.start(state.position())
         self.session.learn_what_is_full()
-        num_batches = self._config.learning.commit_every_batches
-        while not stop.is_set() and not ingest.at_end:
-            events = ingest.next_events(_CHUNK_EVENTS, _POLL_SECONDS)
-            for partition, ts_ms, offset, event in events:
-                self.session.apply(partition, offset, ts_ms, event)
-                if 0 < num_batches <= self._batches_since_commit:
-                    self.commit()
-            self._counts.update(partition.topic for partition, _, _, _ in events)
-            self._num_events += len(events)
+        while not stop.is_set() and not (at_end and not state.unapplied):
+            if not state.unapplied:
+                chunk = self._feed.next_chunk(_POLL_SECONDS)
+                if chunk is not None:
+                    at_end = chunk.at_end
+                    self._receive(chunk)
+            self._apply(stop)
             self._learn_if_waited()
-            self._observe()
             if self._commit_is_due():
                 self.commit()
-        if ingest.at_end:
-            self.session.close_windows()
+        if at_end and not state.unapplied:
+            self.session.flush()
         self.commit()
         return Summary(
             self._num_events,
@@ -113,16 +105,25 @@ class Trainer:
             self._steps,
         )
 
-    def close(self) -> None:
-        """Release the log's reader and writer."""
-        self.ingest.close()
+    def _receive(self, chunk: Chunk) -> None:
+        self.state.receive(chunk)
+        self._num_events += sum(chunk.num_events.values())
+        self._lag_records = chunk.lag_records
+        self._observe(chunk)
+
+    def _apply(self, stop: threading.Event) -> None:
+        """Apply what was received; a request to stop leaves the rest to the commit."""
+        num_batches = self._config.learning.commit_every_batches
+        while self.state.unapplied and not stop.is_set():
+            self.session.apply_next()
+            if 0 < num_batches <= self._batches_since_commit:
+                self.commit()
 
     def commit(self) -> None:
-        """Make everything up to the last applied event durable, dead letters first."""
+        """Make everything that was received durable, and what was learned of it."""
         start = time.perf_counter()
-        self.ingest.flush_dead_letters()
         num_rows = self.state.commit()
-        self.ingest.report_progress(self.state.next_offsets)
+        self._feed.report_progress(self.state.next_offsets)
         seconds = time.perf_counter() - start
         self._commit_seconds += seconds
         self._num_commits += 1
@@ -148,7 +149,7 @@ class Trainer:
 
     def _learn_if_waited(self) -> None:
         """Live, a batch that does not fill is learned after a while; a bounded replay goes by count alone."""
-        if self._until_end or not self.session.num_pending:
+        if self._feed.until_end or not self.session.num_pending:
             self._waiting_since = None
         elif self._waiting_since is None:
             self._waiting_since = self._clock()
@@ -170,7 +171,7 @@ class Trainer:
                 self._clock() - self._start,
                 self.state.num_positives,
                 sum(losses.values()),
-                self.ingest.lag_records,
+                self._lag_records,
             )
         )
         del self._steps[:-_KEPT_STEPS]
@@ -179,39 +180,24 @@ class Trainer:
             metrics.hit_rate.set(hit_rate)
             metrics.mrr.set(mrr)
 
-    def _observe(self) -> None:
-        """Bring gauges up to date: once a chunk of events, so that it costs nothing per event."""
+    def _observe(self, chunk: Chunk) -> None:
+        """Bring gauges up to date: once a chunk, so that it costs nothing per event."""
         metrics, state = self._metrics, self.state
-        for topic, count in self._counts.items():
+        for topic, count in chunk.num_events.items():
             metrics.events.labels(topic).inc(count)
-        self._counts.clear()
-        for outcome, number in vars(state.joiner.counts).items():
+        for reason, count in chunk.dead_letters.items():
+            metrics.dead_letters.labels(reason).inc(count)
+        for outcome, number in chunk.join_counts.items():
             metrics.join.labels(outcome).set(number)
         metrics.buffered.labels("batch").set(self.session.num_pending)
-        metrics.buffered.labels("impressions").set(state.joiner.num_impressions)
-        metrics.buffered.labels("clicks").set(state.joiner.num_clicks)
-        metrics.lag_records.set(self.ingest.lag_records)
-        latest_ms = self.session.latest_event_ms
+        metrics.buffered.labels("impressions").set(chunk.num_impressions)
+        metrics.buffered.labels("clicks").set(chunk.num_clicks)
+        metrics.lag_records.set(chunk.lag_records)
+        latest_ms = chunk.marks.latest_event_ms
         metrics.lag_seconds.set(max(0.0, time.time() - latest_ms / 1000) if latest_ms else 0)
         metrics.corpus_items.set(len(state.corpus))
         for name, table in state.tables._asdict().items():
             metrics.rows.labels(name).set(table.num_resident)
             metrics.rows_evicted.labels(name).set(table.num_evicted)
             metrics.rows_read.labels(name).set(table.num_read)
-        self._on_progress(self._num_events, self.ingest.lag_records)
-
-
-@contextmanager
-def _calm_garbage_collector() -> Iterator[None]:
-    """Keep Python's cycle collector from walking over all that is loaded: it took half the time.
-
-    Events and examples are freed by their reference counts; cycles are still found, but more rarely.
-    """
-    thresholds = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
+        self._on_progress(self._num_events, chunk.lag_records)

@@ -27,6 +27,7 @@ from feature_store.schema import (
 )
 from feature_store.settings import load_configuration
 from feature_store.store import FeatureStore
+from stream_trainer.chunker import Chunker
 from stream_trainer.corpus import Corpus
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.examples import Examples, ExampleWidths, UserOp, fold_users
@@ -151,6 +152,7 @@ class Shop:
         self.state = TrainerState(config, self.store)
         self.losses: list[dict[str, float]] = []
         self.session = Session(config, self.state, self._learned, self.commit)
+        self._chunker = Chunker(config.join, self.state.position())
 
     def apply(self, events: Sequence[Event]) -> None:
         """Apply events; each kind has a topic of one partition, and goes on at its stored offset."""
@@ -158,7 +160,8 @@ class Shop:
             kind = event.kind.value if isinstance(event, Deleted) else type(event).__name__
             partition = TopicPartition(kind, 0)
             offset = self.state.next_offsets.get(partition, 0)
-            self.session.apply(partition, offset, event.ts_ms, event)
+            self._chunker.add([(partition, event.ts_ms, offset, event)])
+            self.session.apply(self._chunker.take())
 
     def commit(self) -> None:
         """Commit the state as it stands, in the middle of a batch or not."""

@@ -38,6 +38,7 @@ from workload import (
 from feature_store.configuration import Configuration
 from feature_store.store import FeatureStore
 from simulators.replay import create_topics
+from stream_trainer.feed_process import open_feed
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.open_log import open_log
 from stream_trainer.trainer import Trainer
@@ -63,9 +64,8 @@ class EndToEnd:
         self._log = open_log(config.log)
         create_topics(self._log, config.topics)
         self._store = FeatureStore(config.store.path)
-        self._trainer = Trainer(
-            config, self._log, self._store, TrainerMetrics(CollectorRegistry()), until_end=True
-        )
+        self._feed = open_feed(config, until_end=True)
+        self._trainer = Trainer(config, self._feed, self._store, TrainerMetrics(CollectorRegistry()))
         warm(self._trainer.state)
 
     def positives_per_second(self) -> float:
@@ -83,7 +83,7 @@ class EndToEnd:
 
     def close(self) -> None:
         """Release everything."""
-        self._trainer.close()
+        self._feed.close()
         self._store.close()
         self._log.close()
 

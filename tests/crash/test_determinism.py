@@ -13,7 +13,9 @@ from feature_store.configuration import Configuration
 from feature_store.rows import RowTable
 from feature_store.settings import load_configuration
 from feature_store.store import FeatureStore
-from stream_trainer import ingest, trainer
+from stream_trainer import feed as feed_module
+from stream_trainer import ingest
+from stream_trainer.feed import LocalFeed
 from stream_trainer.file_log import FileEventLog
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.trainer import Trainer
@@ -83,8 +85,8 @@ def learn(log: Path, store: Path, settings: Sequence[str], commits_between_crash
     config = configuration(log, store, settings)
     has_ended, num_crashes = False, 0
     while not has_ended:
-        event_log, opened = FileEventLog(log), FeatureStore(store)
-        run = CrashingTrainer(config, event_log, opened, TrainerMetrics(CollectorRegistry()), until_end=True)
+        feed, opened = LocalFeed(config, FileEventLog(log), until_end=True), FeatureStore(store)
+        run = CrashingTrainer(config, feed, opened, TrainerMetrics(CollectorRegistry()))
         if commits_between_crashes:
             run.commits_left = commits_between_crashes + num_crashes % 2
         try:
@@ -93,9 +95,8 @@ def learn(log: Path, store: Path, settings: Sequence[str], commits_between_crash
         except CrashError:
             num_crashes += 1
         finally:
-            run.close()
+            feed.close()
             opened.close()
-            event_log.close()
     assert bool(num_crashes) == bool(commits_between_crashes)
     return store_bytes(store)
 
@@ -114,7 +115,7 @@ def undisturbed(model: list[str], log: Path, tmp_path_factory: pytest.TempPathFa
 def test_chunks_and_polls_do_not_matter(
     model: list[str], undisturbed: Bytes, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "_CHUNK_EVENTS", 37)
+    monkeypatch.setattr(feed_module, "_CHUNK_RECORDS", 37)
     monkeypatch.setattr(ingest, "_POLL_RECORDS", 11)
     monkeypatch.setattr(ingest, "_MAX_WAITING", 23)
     assert_same_bytes(learn(log, tmp_path / "store", [*model, *IN_ONE_GO]), undisturbed)

@@ -17,6 +17,7 @@ from feature_store.configuration import Configuration
 from feature_store.schema import Click, Impression, ItemFeatures
 from feature_store.settings import load_configuration
 from feature_store.store import FeatureStore
+from stream_trainer.feed import LocalFeed
 from stream_trainer.file_log import FileEventLog
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.trainer import Trainer
@@ -65,11 +66,10 @@ class Shop:
         self.num_clicks += num_clicks
         writer.close()
         store = FeatureStore(self.config.store.path)
-        Trainer(self.config, log, store, TrainerMetrics(CollectorRegistry()), until_end=True).run(
-            threading.Event()
-        )
+        feed = LocalFeed(self.config, log, until_end=True)
+        Trainer(self.config, feed, store, TrainerMetrics(CollectorRegistry())).run(threading.Event())
         store.close()
-        log.close()
+        feed.close()
 
     def command(self, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
         arguments = [sys.executable, "-m", "index_refresher", name, *self.flags, *flags]

@@ -32,6 +32,7 @@ from feature_store.settings import load_configuration
 from feature_store.store import FeatureStore
 from simulators.replay import create_topics
 from stream_trainer.event_log import Record, TopicPartition
+from stream_trainer.feed import LocalFeed
 from stream_trainer.file_log import FileEventLog
 from stream_trainer.file_writer import FileWriter
 from stream_trainer.metrics import TrainerMetrics
@@ -131,11 +132,11 @@ def write(config: Configuration, messages: Sequence[Message], segment_bytes: int
 def run(config: Configuration, registry: CollectorRegistry | None = None) -> Summary:
     event_log, store = FileEventLog(config.log.path), FeatureStore(config.store.path)
     metrics = TrainerMetrics(registry or CollectorRegistry())
-    trainer = Trainer(config, event_log, store, metrics, until_end=True)
+    feed = LocalFeed(config, event_log, until_end=True)
     try:
-        return trainer.run(threading.Event())
+        return Trainer(config, feed, store, metrics).run(threading.Event())
     finally:
-        trainer.close()
+        feed.close()
         store.close()
 
 

@@ -28,8 +28,9 @@ def test_a_signal_commits_what_was_applied_and_ends_well(shop: Shop, number: sig
 def test_a_second_signal_kills(shop: Shop) -> None:
     shop.create_topics()
     shop.write_items()
-    shop.write_clicks(400)
-    slow = ["learning.batch_size=1", "learning.rehearsal_ratio=64", "model.hidden=[2048,2048]"]
+    shop.write_clicks(4100)
+    # A request to stop is heard between two batches: these take seconds each.
+    slow = ["learning.batch_size=2000", "learning.rehearsal_ratio=0", "model.hidden=[4096,4096]"]
     trainer = shop.start(f"metrics.trainer_port={shop.port}", *slow, until_end=True)
     shop.wait_for_metric("positives_total", 1)
     trainer.process.send_signal(signal.SIGTERM)

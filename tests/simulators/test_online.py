@@ -16,6 +16,7 @@ from simulators.online import FROZEN, NEVER, ONLINE, RETRAINED, PassResult, Retr
 from simulators.online_models import Generation, Questions
 from simulators.online_plan import Plan, Window, make_plan, needed_refreshes
 from simulators.synthetic import generate
+from stream_trainer.chunker import Chunker
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.session import Session
 from stream_trainer.state import TrainerState
@@ -133,9 +134,11 @@ def served(dataset: Dataset, folder: Path) -> tuple[FeatureStoreReader, FeatureS
     store = FeatureStore(folder)
     state = TrainerState(config, store)
     session = Session(config, state, lambda *_: None, lambda: None)
+    chunker = Chunker(config.join, state.position())
     for number, item_id in enumerate(dataset.reviews.item_ids[:-1]):
         event = ItemFeatures(id=item_id, ts_ms=1, features={"category": f"c{number % 3}"})
-        session.apply(TopicPartition("items", 0), number, 1, event)
+        chunker.add([(TopicPartition("items", 0), 1, number, event)])
+    session.apply(chunker.take())
     state.commit()
     reader = FeatureStoreReader(folder)
     reader.catch_up()

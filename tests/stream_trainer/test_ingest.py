@@ -1,10 +1,10 @@
 """The trainer's input side over the embedded log: where it ends, and what becomes of bad messages."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from feature_store.codec import encode
 from feature_store.configuration import Configuration
@@ -16,7 +16,6 @@ from stream_trainer.event_log import EventWriter, Headers, Record
 from stream_trainer.file_frames import MAX_RECORD_BYTES
 from stream_trainer.file_log import FileEventLog
 from stream_trainer.ingest import Ingest, Merged
-from stream_trainer.metrics import TrainerMetrics
 
 CONFIG = Configuration()
 
@@ -51,14 +50,14 @@ def clock() -> Clock:
 
 @pytest.fixture
 def bounded(log: FileEventLog, clock: Clock) -> Iterator[Ingest]:
-    opened = Ingest(CONFIG, log, TrainerMetrics(CollectorRegistry()), True, clock)
+    opened = Ingest(CONFIG, log, Counter(), True, clock)
     yield opened
     opened.close()
 
 
 @pytest.fixture
 def live(log: FileEventLog, clock: Clock) -> Iterator[Ingest]:
-    opened = Ingest(CONFIG, log, TrainerMetrics(CollectorRegistry()), False, clock)
+    opened = Ingest(CONFIG, log, Counter(), False, clock)
     yield opened
     opened.close()
 
@@ -193,7 +192,7 @@ def dead_letters(log: FileEventLog) -> list[Record]:
 def test_a_missing_dead_letter_topic_is_found_at_the_start(tmp_path: Path) -> None:
     event_log = FileEventLog(tmp_path)
     event_log.create_topics(dict.fromkeys(CONFIG.topics.kinds(), 1))
-    opened = Ingest(CONFIG, event_log, TrainerMetrics(CollectorRegistry()), True, Clock())
+    opened = Ingest(CONFIG, event_log, Counter(), True, Clock())
     with pytest.raises(MissingTopicError, match="dead-letters"):
         opened.start({}, {}, {})
     opened.close()

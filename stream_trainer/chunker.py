@@ -1,0 +1,91 @@
+"""From records in merge order to chunks of facts: moves the watermark, joins, and notes how far the log is.
+
+Pure; time is the stream's. Owns the order of what one record does: first what time closes, because it
+happened before the record, then the record's own effect. Never polls, decodes or learns.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from feature_store.configuration import JoinSettings
+from feature_store.schema import Click, Deleted, Event, EventKind, Impression, ItemFeatures
+from stream_trainer.chunk import Changed, Chunk, Fact, Joined, Marks, Place, Position
+from stream_trainer.event_log import TopicPartition
+from stream_trainer.ingest import Merged
+from stream_trainer.join import Joiner, Origin, Positive
+
+_NEVER_MS = 2**62
+_NONE: Mapping[str, int] = {}
+
+
+class Chunker:
+    """Gathers what records come to, until it is taken as a chunk."""
+
+    def __init__(self, settings: JoinSettings, position: Position) -> None:
+        self._joiner = Joiner.load(settings, position.join)
+        self._lateness_ms = round(settings.allowed_lateness_seconds * 1000)
+        self._watermark_ms = position.marks.watermark_ms
+        self._latest_click_ms = position.marks.latest_click_ms
+        self._latest_event_ms = position.marks.latest_event_ms
+        self._facts: list[Fact] = []
+        self._places: dict[TopicPartition, tuple[int, int]] = {}
+        self._num_events: Counter[str] = Counter()
+
+    def add(self, records: Iterable[Merged]) -> None:
+        """Take records in merge order; one that could not be decoded has no event, but its place counts."""
+        for partition, ts_ms, offset, event in records:
+            watermark_ms = ts_ms - self._lateness_ms
+            if watermark_ms > self._watermark_ms:
+                self._watermark_ms = watermark_ms
+                closed = self._joiner.advance(watermark_ms)
+                if closed:
+                    self._add_positives(closed)
+            self._places[partition] = (offset + 1, ts_ms)
+            self._num_events[partition[0]] += 1
+            if event is not None:
+                self._take_effect(partition, offset, event)
+
+    def close_windows(self) -> None:
+        """Act as if time had passed every window: the end of a bounded replay."""
+        self._add_positives(self._joiner.advance(_NEVER_MS))
+
+    def take(
+        self, lag_records: int = 0, dead_letters: Mapping[str, int] = _NONE, at_end: bool = False
+    ) -> Chunk:
+        """Return what was gathered since the last call."""
+        facts, self._facts = self._facts, []
+        places, self._places = self._places, {}
+        num_events, self._num_events = self._num_events, Counter()
+        return Chunk(
+            facts,
+            [Place(*partition, *place) for partition, place in places.items()],
+            Marks(self._watermark_ms, self._latest_click_ms, self._latest_event_ms),
+            self._joiner.take_changes(),
+            vars(self._joiner.counts).copy(),
+            self._joiner.num_impressions,
+            self._joiner.num_clicks,
+            num_events,
+            dict(dead_letters),
+            lag_records,
+            at_end,
+        )
+
+    def _take_effect(self, partition: TopicPartition, offset: int, event: Event) -> None:
+        self._latest_event_ms = max(self._latest_event_ms, event.ts_ms)
+        if isinstance(event, Click):
+            self._latest_click_ms = max(self._latest_click_ms, event.ts_ms)
+            joined = self._joiner.click(event, Origin(*partition, offset))
+            if joined:
+                self._add_positives(joined)
+        elif isinstance(event, Impression):
+            joined = self._joiner.impression(event)
+            if joined:
+                self._add_positives(joined)
+        elif isinstance(event, Deleted):
+            self._facts.append(Changed(event.kind == EventKind.ITEM, event.id, None))
+        else:
+            self._facts.append(Changed(isinstance(event, ItemFeatures), event.id, event.features))
+
+    def _add_positives(self, positives: Sequence[Positive]) -> None:
+        for user_id, item_id, _, (_, partition, offset), shown, _ in positives:
+            self._facts.append(Joined(user_id, item_id, partition, offset, shown))
