@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from feature_store import errors
 from feature_store.configuration import Configuration
 from feature_store.errors import LogError
+from stream_trainer import feed_worker
 from stream_trainer.chunk import Chunk, Place, Position
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.feed import Feed, LocalFeed
@@ -57,7 +58,7 @@ class FeedProcess:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "stream_trainer.feed_worker", str(theirs.fileno())],
+                [sys.executable, "-m", feed_worker.__name__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a Ctrl-C is for the trainer
             )
