@@ -1,6 +1,6 @@
-"""What the trainer and its feed's process say to each other, and how: whole messages over one socket.
+"""What the trainer and its feed's process say to each other: whole messages over a worker's pipes.
 
-Owns the bytes on that socket. Chunks pass as they are; the rest is asked and answered here.
+Owns the bytes in those pipes. Chunks pass as they are; the rest is asked and answered here.
 """
 
 from typing import TypeAlias
@@ -37,15 +37,8 @@ class Started(Struct, frozen=True, array_like=True, tag=13):
     topic_ids: dict[str, str]
 
 
-class Failed(Struct, frozen=True, array_like=True, tag=14):
-    """From the process, its last word: an error of ours, by the name of its class."""
-
-    error: str
-    text: str
-
-
 Order: TypeAlias = Begin | Start | Progress
-Answer: TypeAlias = Started | Failed | Chunk
+Answer: TypeAlias = Started | Chunk
 
 encode = msgspec.msgpack.Encoder().encode
 decode_order = msgspec.msgpack.Decoder(Order).decode

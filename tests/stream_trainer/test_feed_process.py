@@ -27,7 +27,7 @@ from stream_trainer.feed_process import FeedProcess
 
 feed = FeedProcess(load_configuration(None, ["log.path=" + sys.argv[1]], {}), until_end=False)
 feed.start(Position([], {}, Marks(), []))
-print(feed._process.pid, flush=True)
+print(feed._worker.process.pid, flush=True)
 time.sleep(100)
 """
 
@@ -67,8 +67,8 @@ def test_it_ends_with_a_trainer_that_is_killed(config: Configuration) -> None:
 def test_its_death_is_an_error_that_says_so(config: Configuration) -> None:
     feed = FeedProcess(config, until_end=False)
     feed.start(NOWHERE)
-    os.kill(feed._process.pid, signal.SIGKILL)
-    feed._process.wait()
+    os.kill(feed._worker.process.pid, signal.SIGKILL)
+    feed._worker.process.wait()
     with pytest.raises(LogError, match="exit code -9"):
         drain(feed)
     feed.report_progress({})  # a commit that comes after is no second error
@@ -79,11 +79,11 @@ def test_signals_are_the_trainers_to_answer(config: Configuration) -> None:
     feed = FeedProcess(config, until_end=False)
     feed.start(NOWHERE)
     for number in (signal.SIGTERM, signal.SIGINT):
-        os.kill(feed._process.pid, number)
+        os.kill(feed._worker.process.pid, number)
     time.sleep(0.3)
     assert feed.next_chunk(5.0) is not None
     feed.close()
-    assert feed._process.returncode == 0
+    assert feed._worker.process.returncode == 0
     feed.close()
 
 
