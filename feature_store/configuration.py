@@ -23,6 +23,7 @@ class StoreSettings(_Section):
 
     path: Path = Field(Path("build/store"), description="folder of the RocksDB feature store")
     row_memory_mib: int = Field(1024, ge=1, description="memory for rows; colder rows are read from RocksDB")
+    own_process: bool = Field(True, description="write commits in a process beside the one that learns")
 
 
 class LogSettings(_Section):
@@ -81,9 +82,7 @@ class JoinSettings(_Section):
     max_waiting_clicks: int = Field(
         50_000, ge=1, description="buffer bound; beyond it the oldest are unmatched"
     )
-    idle_timeout_seconds: float = Field(
-        2.0, gt=0, description="live: how long a silent partition holds back the rest"
-    )
+    idle_timeout_seconds: float = Field(2.0, gt=0, description="live: how long a silent partition holds all")
     own_process: bool = Field(True, description="read and join in a process beside the one that learns")
 
 
@@ -199,7 +198,7 @@ class LearningSettings(_Section):
         "float32", description="of the towers' layers when learning; all else, and serving, is float32"
     )
     num_threads: int = Field(
-        2, ge=1, le=256, description="of torch; part of what makes results bit-identical"
+        1, ge=1, le=256, description="of torch; results are bit-identical only at the same"
     )
     commit_interval_seconds: float = Field(10.0, ge=0, description="time between commits")
     commit_every_batches: int = Field(0, ge=0, description="commit by count instead; 0 = by time")

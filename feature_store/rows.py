@@ -101,6 +101,18 @@ class RowLayout:
         return rows
 
 
+class RowChunk(NamedTuple):
+    """Some rows on their way to the store."""
+
+    keys: list[bytes]
+    rows_nW: npt.NDArray[np.float32]
+
+    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        """Return each key with its row's bytes."""
+        values: list[bytes] = self.rows_nW.view(f"V{self.rows_nW.shape[1] * 4}").ravel().tolist()
+        return zip(self.keys, values, strict=True)
+
+
 class RowTable:
     """The rows of one kind of ID. Slots are places in memory: valid until the next `begin_batch`."""
 
@@ -193,17 +205,16 @@ class RowTable:
         self.data.index_copy_(0, torch.from_numpy(slots), rows)
         self._dirty_R[slots] = True
 
-    def take_dirty(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield key and bytes of each row that differs from the store, and regard them as stored. To be used
-        up before a row changes: bytes are made chunk by chunk, because a commit's worth at once costs more
-        in fresh memory than in work.
+    def take_dirty(self) -> Iterator[RowChunk]:
+        """Yield the rows that differ from the store, and regard them as stored. To be used up before a row
+        changes: they are copied chunk by chunk, because a commit's worth at once costs more in fresh memory
+        than in work.
         """
         slots = np.flatnonzero(self._dirty_R[: self._high_water])
         self._dirty_R[slots] = False
         for start in range(0, len(slots), _CHUNK_ROWS):
             chunk = slots[start : start + _CHUNK_ROWS]
-            whole_rows = self._rows_RW[chunk].view(f"V{self.layout.width * 4}")
-            yield from zip(self._index.keys_at(chunk), whole_rows.ravel().tolist(), strict=True)
+            yield RowChunk(self._index.keys_at(chunk), self._rows_RW[chunk])
 
     def _load(self, keys: Sequence[str] | I64, missing: I64) -> I64:
         first_of: dict[str | int, int] = {}

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import msgpack
 from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
 
 from feature_store.errors import StoreCorruptError, StoreError, StoreLockedError
+from feature_store.rows import RowChunk
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ FAMILIES = (
 _COMMIT_KEY = b""
 _CATCH_UP_TRIES = 20
 
+RowWrites = Mapping[str, Iterable[RowChunk]]
+_NO_ROWS: RowWrites = {}
 Writes = Mapping[str, Iterable[tuple[bytes, bytes | None]]]
 
 
@@ -127,11 +131,23 @@ class FeatureStore(_Families):
             )
         self.last_commit = infos.pop()
 
-    def commit(self, writes: Writes, watermark_ms: int, latest_click_ms: int) -> CommitInfo:
-        """Make all writes durable together, or none: one synced WriteBatch. None deletes a key."""
+    def commit(
+        self, writes: Writes, watermark_ms: int, latest_click_ms: int, rows: RowWrites = _NO_ROWS
+    ) -> CommitInfo:
+        """Make all writes and rows durable together, or none: one synced WriteBatch. None deletes a key."""
+        of_rows = ((name, chunk.pairs()) for name, chunks in rows.items() for chunk in chunks)
+        return self.commit_pairs(chain(of_rows, writes.items()), watermark_ms, latest_click_ms)
+
+    def commit_pairs(
+        self,
+        writes: Iterable[tuple[str, Iterable[tuple[bytes, bytes | None]]]],
+        watermark_ms: int,
+        latest_click_ms: int,
+    ) -> CommitInfo:
+        """As `commit`, of writes that come bit by bit: a family may come again."""
         info = CommitInfo(self.last_commit.number + 1, watermark_ms, latest_click_ms)
         batch = WriteBatch(raw_mode=True)
-        for name, pairs in writes.items():
+        for name, pairs in writes:
             handle, put = self._handle[name], batch.put
             for key, value in pairs:
                 if value is None:
@@ -143,6 +159,10 @@ class FeatureStore(_Families):
         self._db.write(batch, self._sync)
         self.last_commit = info
         return info
+
+    def is_durable(self, wait: bool = False) -> bool:
+        """Return True: here a commit is durable when it returns."""
+        return True
 
     def close(self) -> None:
         """Release the lock; what was committed is on disk already."""

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -32,8 +32,8 @@ Serve = Callable[[Connection, Connection], None]
 class Worker:
     """The child. Messages to it and from it are in order; each is an array or a map in msgpack."""
 
-    def __init__(self, module: ModuleType, error: type[DualstreamError]) -> None:
-        """Start `python -m module`; `error` is raised if it ends unasked."""
+    def __init__(self, module: ModuleType, error: type[DualstreamError], fds: Sequence[int] = ()) -> None:
+        """Start `python -m module` with these file descriptors; `error` is raised if it ends unasked."""
         self.name = module.__name__
         self._error = error
         orders, self._orders = Pipe(duplex=False)
@@ -44,9 +44,14 @@ class Worker:
             ends = (orders.fileno(), answers.fileno())
             self.process = subprocess.Popen(
                 [sys.executable, "-m", self.name, *map(str, ends), str(os.getpid())],
-                pass_fds=ends,
+                pass_fds=(*ends, *fds),
                 start_new_session=True,  # a Ctrl-C is not for the child
             )
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._answers.closed
 
     def send(self, message: bytes) -> None:
         """Give an order. To a child that has ended it gives none: why it ended is said by `receive`."""
@@ -76,7 +81,7 @@ class Worker:
 
     def close(self) -> None:
         """Let the child do what it was told, and end; a second call does nothing."""
-        if self._answers.closed:
+        if self.is_closed:
             return
         with suppress(BrokenPipeError):
             self._orders.close()

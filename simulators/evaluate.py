@@ -15,7 +15,8 @@ from prometheus_client import CollectorRegistry
 
 from feature_store.configuration import Configuration
 from feature_store.errors import DataError
-from feature_store.store import FeatureStore, FeatureStoreReader
+from feature_store.store import FeatureStoreReader
+from feature_store.store_process import open_store
 from index_refresher.embed import EmbeddedCorpus, QueryEmbedder, embed_corpus
 from simulators.baselines import F32, Scorer, popularity_scorer, random_scorer
 from simulators.dataset import Dataset, Reviews, TimeSplit, leave_last_out, split_by_time
@@ -89,7 +90,7 @@ def replay_into_log(config: Configuration, train: Dataset, seed: int, show_progr
 
 def learn(config: Configuration, on_progress: Progress) -> Summary:
     """Run the trainer over the configured log to its end, committing to the configured store."""
-    store = FeatureStore(config.store.path)
+    store = open_store(config.store)
     feed = open_feed(config, until_end=True)
     metrics = TrainerMetrics(CollectorRegistry())
     trainer = Trainer(config, feed, store, metrics, on_progress=on_progress)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from feature_store.settings import add_settings_arguments, configuration_from
-from feature_store.store import FeatureStore
+from feature_store.store_process import open_store
 from feature_store.telemetry import StopSignals, configure_logging, run_main, serve_metrics
 from stream_trainer.feed_process import open_feed
 from stream_trainer.metrics import TrainerMetrics
@@ -69,7 +69,7 @@ def _run(args: argparse.Namespace) -> int:
     registry = CollectorRegistry()
     metrics = TrainerMetrics(registry)
     with StopSignals() as signals, _progress(args.until_end) as progress:
-        store = FeatureStore(config.store.path)
+        store = open_store(config.store)
         feed = open_feed(config, args.until_end)
         stop_metrics = serve_metrics(config.metrics.trainer_port, registry)
         task = progress.add_task("learning", total=None)

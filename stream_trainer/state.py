@@ -6,7 +6,7 @@ or joins by itself.
 
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgpack
@@ -22,7 +22,8 @@ from feature_store.index import IdIndex, NumberIndex
 from feature_store.numbering import Numbering
 from feature_store.rows import RowTable
 from feature_store.schema import FeatureValue
-from feature_store.store import CommitInfo, FeatureStore, Writes
+from feature_store.store import CommitInfo
+from feature_store.store_process import Store
 from stream_trainer.chunk import Chunk, Fact, Marks, Place, Position, Remainder, decode_remainder
 from stream_trainer.corpus import Corpus
 from stream_trainer.event_log import TopicPartition
@@ -59,7 +60,7 @@ _TABLE_SHARES = {"item": 0.45, "user": 0.45, "value": 0.1}
 class TrainerState:
     """The parts of the one commit. Attributes are the live objects; `commit` makes them durable together."""
 
-    def __init__(self, config: Configuration, store: FeatureStore) -> None:
+    def __init__(self, config: Configuration, store: Store) -> None:
         """Load what the store holds, or start afresh in an empty one.
 
         Raises:
@@ -146,7 +147,7 @@ class TrainerState:
 
     @property
     def last_commit(self) -> CommitInfo:
-        """What is durable now."""
+        """The last commit that was begun."""
         return self._store.last_commit
 
     def set_item_features(self, number: int, features: Mapping[str, FeatureValue]) -> None:
@@ -175,14 +176,13 @@ class TrainerState:
             self.tables.item.write(slots, {"values": values, "numbers": floats})
 
     def commit(self) -> int:
-        """Write everything that changed since the last commit, atomically and durably; return the number of
-        rows.
+        """Hand everything that changed since the last commit to the store, to be made durable as a whole;
+        return the number of rows.
         """
         self.flush_item_features()
         num_rows = sum(table.num_dirty for table in self.tables)
         rows = {name: table.take_dirty() for name, table in self.tables._asdict().items()}
-        writes: dict[str, Any] = {
-            **rows,
+        writes: dict[str, Iterable[tuple[bytes, bytes | None]]] = {
             "item_number": self.item_numbers.take_changes(),
             "value_number": self.value_numbers.take_changes(),
             "corpus": self.corpus.take_changes(),
@@ -191,7 +191,7 @@ class TrainerState:
             "dense": _dump_dense(self.learner),
             "meta": self._meta_changes(),
         }
-        self._store.commit(_typed(writes), self.watermark_ms, self.latest_click_ms)
+        self._store.commit(writes, self.watermark_ms, self.latest_click_ms, rows)
         return num_rows
 
     def _make_tables(self) -> Tables:
@@ -286,7 +286,3 @@ def _op(fields: list[Any]) -> UserOp:
     user_id, item, partition, offset, shown, features = fields
     pair = None if features is None else (tuple(features[0]), tuple(features[1]))
     return UserOp(user_id, item, partition, offset, tuple(shown), pair)
-
-
-def _typed(writes: dict[str, Any]) -> Writes:
-    return writes

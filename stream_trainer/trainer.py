@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from feature_store.configuration import Configuration
-from feature_store.store import FeatureStore
-from feature_store.telemetry import calm_garbage_collector
+from feature_store.store import CommitInfo
+from feature_store.store_process import Store
+from feature_store.telemetry import calm_garbage_collector, keep_freed_memory
 from stream_trainer.chunk import Chunk
+from stream_trainer.event_log import TopicPartition
 from stream_trainer.feed import Feed
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.session import Session
@@ -46,6 +48,16 @@ class Summary(NamedTuple):
     steps: list[StepStats]
 
 
+class _Begun(NamedTuple):
+    """A commit that is being written. `start` is by `time.perf_counter`."""
+
+    info: CommitInfo
+    num_rows: int
+    num_positives: int
+    start: float
+    next_offsets: dict[TopicPartition, int]
+
+
 class Trainer:
     """One run of the trainer over a store and a feed. `clock` is monotonic, in seconds."""
 
@@ -53,7 +65,7 @@ class Trainer:
         self,
         config: Configuration,
         feed: Feed,
-        store: FeatureStore,
+        store: Store,
         metrics: TrainerMetrics,
         clock: Callable[[], float] = time.monotonic,
         on_progress: Callable[[int, int], None] = lambda num_events, lag_records: None,
@@ -61,7 +73,8 @@ class Trainer:
         self._config = config
         self._clock = clock
         self._metrics = metrics
-        self._feed = feed
+        self._feed, self._store = feed, store
+        self._begun: _Begun | None = None
         self._on_progress = on_progress
         self.state = TrainerState(config, store)
         self.session = Session(config, self.state, self._learned, self.commit)
@@ -74,6 +87,7 @@ class Trainer:
 
     def run(self, stop: threading.Event) -> Summary:
         """Learn until `stop` is set, or to the end of the log when bounded; commit, and say what was done."""
+        keep_freed_memory()
         with calm_garbage_collector():
             return self._run(stop)
 
@@ -90,11 +104,13 @@ class Trainer:
                     self._receive(chunk)
             self._apply(stop)
             self._learn_if_waited()
+            self._finish_commit()
             if self._commit_is_due():
                 self.commit()
         if at_end and not state.unapplied:
             self.session.flush()
         self.commit()
+        self._finish_commit(wait=True)
         return Summary(
             self._num_events,
             state.num_positives,
@@ -120,24 +136,34 @@ class Trainer:
                 self.commit()
 
     def commit(self) -> None:
-        """Make everything that was received durable, and what was learned of it."""
+        """Let the store make durable everything that was received, and what was learned of it."""
         start = time.perf_counter()
-        num_rows = self.state.commit()
-        self._feed.report_progress(self.state.next_offsets)
+        self._finish_commit(wait=True)
+        state, num_rows = self.state, self.state.commit()
+        self._begun = _Begun(state.last_commit, num_rows, state.num_positives, start, state.next_offsets)
+        self._finish_commit()
         seconds = time.perf_counter() - start
         self._commit_seconds += seconds
         self._num_commits += 1
         self._batches_since_commit = 0
         self._last_commit = self._clock()
         self._metrics.commit_seconds.observe(seconds)
+
+    def _finish_commit(self, wait: bool = False) -> None:
+        """Tell of the commit that was begun, once it is durable."""
+        begun = self._begun
+        if begun is None or not self._store.is_durable(wait):
+            return
+        self._begun = None
+        self._feed.report_progress(begun.next_offsets)
         self._metrics.commits.inc()
-        self._metrics.committed_rows.inc(num_rows)
+        self._metrics.committed_rows.inc(begun.num_rows)
         log.info(
             "commit %d: %d rows in %.2f s, %d positives learned",
-            self.state.last_commit.number,
-            num_rows,
-            seconds,
-            self.state.num_positives,
+            begun.info.number,
+            begun.num_rows,
+            time.perf_counter() - begun.start,
+            begun.num_positives,
         )
 
     def _commit_is_due(self) -> bool:

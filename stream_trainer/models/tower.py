@@ -50,7 +50,7 @@ class Tower(nn.Module):
         for number, layer in enumerate(self.layers, start=1):
             h = layer(h)
             if number < len(self.layers) or self.last_relu:
-                h = F.relu(h)
+                h = F.relu(h, inplace=True)  # a copy of the widest layer is not cheap
         h = h.float()  # layers may compute in bfloat16; lengths and sums want more
         if residual_BD is not None:
             h = h + residual_BD

@@ -36,7 +36,7 @@ from workload import (
 )
 
 from feature_store.configuration import Configuration
-from feature_store.store import FeatureStore
+from feature_store.store_process import open_store
 from simulators.replay import create_topics
 from stream_trainer.feed_process import open_feed
 from stream_trainer.metrics import TrainerMetrics
@@ -63,7 +63,7 @@ class EndToEnd:
         self._segment = 0
         self._log = open_log(config.log)
         create_topics(self._log, config.topics)
-        self._store = FeatureStore(config.store.path)
+        self._store = open_store(config.store)
         self._feed = open_feed(config, until_end=True)
         self._trainer = Trainer(config, self._feed, self._store, TrainerMetrics(CollectorRegistry()))
         warm(self._trainer.state)
@@ -112,7 +112,6 @@ def start_broker(folder: Path) -> tuple[subprocess.Popen[str], str]:
 def measure(folder: Path, rounds: int, num_batches: int, num_positives: int) -> dict[str, list[float]]:
     """Return positives per second of each row, one value a round."""
     console = Console()
-    torch.set_num_threads(2)
     plain, floor = PlainLoop(NUM_USERS, NUM_ITEMS, HIDDEN, BATCH, NEGATIVES), Floor(HIDDEN, BATCH, NEGATIVES)
     file_config = configuration(folder)
     alone = LearnStep(file_config)
@@ -127,6 +126,8 @@ def measure(folder: Path, rounds: int, num_batches: int, num_positives: int) -> 
         f"log.bootstrap_servers={address}",
     )
     streams = [EndToEnd(file_config, num_positives), EndToEnd(kafka_config, num_positives)]
+    # Two threads where nothing else runs; one where the other core reads the log and writes the commits.
+    threads = {"a": 2, "b": 2, "c": 1, "d": 1, "e": 2}
     rows: dict[str, Callable[[int], float]] = {
         "a": lambda seed: time_steps(plain.step, num_batches, seed),
         "b": lambda seed: time_steps(alone.step, num_batches, seed),
@@ -137,7 +138,10 @@ def measure(folder: Path, rounds: int, num_batches: int, num_positives: int) -> 
     figures: dict[str, list[float]] = {name: [] for name in rows}
     try:
         for number in range(rounds + 1):
-            measured = {name: run(10 * number) for name, run in rows.items()}
+            measured = {}
+            for name, run in rows.items():
+                torch.set_num_threads(threads[name])
+                measured[name] = run(10 * number)
             label = "warm-up" if number == 0 else f"round {number}"
             console.print(f"{label}: " + ", ".join(f"{k} {v:,.0f}/s" for k, v in measured.items()))
             if number:
@@ -174,8 +178,8 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=20, help="batches a round of (a), (b), (e)")
-    parser.add_argument("--positives", type=int, default=128 * BATCH, help="positives a round of (c), (d)")
+    parser.add_argument("--batches", type=int, default=40, help="batches a round of (a), (b), (e)")
+    parser.add_argument("--positives", type=int, default=256 * BATCH, help="positives a round of (c), (d)")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dualstream-bench-") as folder:

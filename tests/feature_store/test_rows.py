@@ -20,6 +20,10 @@ PLAIN = RowLayout((Field("value", 1, "float"),), "adam")
 KEYS = ["a", "b", "c"]
 
 
+def dirty(table: RowTable) -> list[tuple[bytes, bytes]]:
+    return [pair for chunk in table.take_dirty() for pair in chunk.pairs()]
+
+
 class Stored:
     """Rows as the store has them, and what was asked for."""
 
@@ -119,20 +123,20 @@ def test_reset_makes_a_row_new_again() -> None:
     table = Stored().table(4, LAYOUT)
     slots = table.slots(KEYS)
     table.scatter(slots, torch.ones(3, LAYOUT.width))
-    list(table.take_dirty())
+    dirty(table)
     table.reset(slots[1:2], [b"b"])
-    assert list(table.take_dirty()) == [(b"b", LAYOUT.new_rows(0, [b"b"]).tobytes())]
+    assert dirty(table) == [(b"b", LAYOUT.new_rows(0, [b"b"]).tobytes())]
 
 
 def test_what_changed_is_handed_out_once() -> None:
     table = Stored().table(8)
     put(table, ["a", "b"], 1.0)
-    assert dict(table.take_dirty()) == {b"a": np.float32(1).tobytes(), b"b": np.float32(1).tobytes()}
-    assert list(table.take_dirty()) == []
+    assert dict(dirty(table)) == {b"a": np.float32(1).tobytes(), b"b": np.float32(1).tobytes()}
+    assert dirty(table) == []
     put(table, ["b"], 2.0)
     table.slots(["a"])
     assert table.num_dirty == 1
-    assert list(table.take_dirty()) == [(b"b", np.float32(2).tobytes())]
+    assert dirty(table) == [(b"b", np.float32(2).tobytes())]
 
 
 def test_a_commit_is_needed_when_more_than_half_of_memory_is_dirty() -> None:
@@ -141,7 +145,7 @@ def test_a_commit_is_needed_when_more_than_half_of_memory_is_dirty() -> None:
     assert not table.needs_commit
     table.slots(["c"])
     assert table.needs_commit
-    list(table.take_dirty())
+    dirty(table)
     assert not table.needs_commit
 
 
@@ -151,7 +155,7 @@ def test_the_row_unused_for_longest_gives_way_and_comes_back_as_it_was() -> None
     for batch, key in enumerate("abcd"):
         table.begin_batch()
         put(table, [key], batch)
-    stored.rows.update(table.take_dirty())
+    stored.rows.update(dirty(table))
     table.begin_batch()
     table.slots(["a"])
     table.begin_batch()
@@ -172,7 +176,7 @@ def test_loading_some_rows_of_a_call_evicts_none_of_the_others() -> None:
     put(table, ["a"], 1.0)
     table.begin_batch()
     put(table, ["b"], 2.0)
-    stored.rows.update(table.take_dirty())
+    stored.rows.update(dirty(table))
     table.begin_batch()
     slots = table.slots(["a", "c"])
     assert slots[0] != slots[1]
@@ -188,7 +192,7 @@ def test_dirty_rows_and_rows_of_this_batch_never_give_way() -> None:
     table.begin_batch()
     with pytest.raises(SettingsError, match=r"store\.row_memory_mib .* 2 rows of table 'user'"):
         table.slots(["c"])
-    stored.rows.update(table.take_dirty())
+    stored.rows.update(dirty(table))
     table.slots(["a", "b"])
     with pytest.raises(SettingsError, match="too few for one batch"):
         table.slots(["c"])
@@ -210,4 +214,4 @@ def test_numbers_find_their_rows_beyond_the_first_thousand() -> None:
     after = table.slots(np.arange(2500))
     assert after[:1000].tolist() == before.tolist()
     assert len(set(after.tolist())) == 2500
-    assert dict(table.take_dirty()).keys() == {name.encode() for name in ids}
+    assert dict(dirty(table)).keys() == {name.encode() for name in ids}

@@ -23,6 +23,10 @@ MAKE_INDEX: dict[str, Callable[[int], SlotIndex]] = {
 }
 
 
+def dirty(table: RowTable) -> list[tuple[bytes, bytes]]:
+    return [pair for chunk in table.take_dirty() for pair in chunk.pairs()]
+
+
 @st.composite
 def scenarios(draw: st.DrawFn) -> tuple[int, Batches]:
     """Draw a capacity, and batches of at most half as many distinct rows.
@@ -86,7 +90,7 @@ def test_rows_are_those_of_a_dictionary(kind: str, scenario: tuple[int, Batches]
 
     for amount, (calls, how, commits) in enumerate(batches, start=1):
         if table.needs_commit:
-            stored.update(table.take_dirty())
+            stored.update(dirty(table))
         table.begin_batch()
         places = [slots(numbers) for numbers in calls]
         for numbers, found in zip(calls, places, strict=True):  # slots of earlier calls still hold
@@ -97,7 +101,7 @@ def test_rows_are_those_of_a_dictionary(kind: str, scenario: tuple[int, Batches]
         for number in touched:
             model.change(number, how, amount)
         if commits:
-            stored.update(table.take_dirty())
+            stored.update(dirty(table))
         assert table.num_resident <= capacity
-    stored.update(table.take_dirty())
+    stored.update(dirty(table))
     assert stored == {IDS[number].encode(): row.tobytes() for number, row in model.rows.items()}

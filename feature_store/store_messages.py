@@ -1,0 +1,93 @@
+"""What a store's user and the process that owns it say to each other, over a worker's pipes.
+
+Owns the shapes and their bytes.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from feature_store.store import CommitInfo
+
+Pair: TypeAlias = tuple[bytes, bytes | None]
+
+
+class Open(Struct, frozen=True, array_like=True, tag=0):
+    """To the process, once: which store, and the file descriptor of the shared memory."""
+
+    path: str
+    rows_fd: int
+
+
+class Get(Struct, frozen=True, array_like=True, tag=1):
+    """To the process: values wanted."""
+
+    family: str
+    keys: list[bytes]
+
+
+class Items(Struct, frozen=True, array_like=True, tag=2):
+    """To the process: a whole column family wanted."""
+
+    family: str
+
+
+class Begin(Struct, frozen=True, array_like=True, tag=3):
+    """To the process: a commit follows."""
+
+    watermark_ms: int
+    latest_click_ms: int
+
+
+class Put(Struct, frozen=True, array_like=True, tag=4):
+    """To the process: some pairs of the commit; None deletes."""
+
+    family: str
+    pairs: list[Pair]
+
+
+class PutRows(Struct, frozen=True, array_like=True, tag=6):
+    """To the process: some rows of the commit, which stand in the shared memory from `start` on."""
+
+    family: str
+    keys: list[bytes]
+    start: int
+    row_bytes: int
+
+
+class Finish(Struct, frozen=True, array_like=True, tag=5):
+    """To the process: the commit is whole."""
+
+
+class Opened(Struct, frozen=True, array_like=True, tag=10):
+    """From the process: the store is open, and holds this."""
+
+    info: CommitInfo
+
+
+class Values(Struct, frozen=True, array_like=True, tag=11):
+    """From the process: what was wanted by `Get`."""
+
+    values: list[bytes | None]
+
+
+class Pairs(Struct, frozen=True, array_like=True, tag=12):
+    """From the process: some of what was wanted by `Items`."""
+
+    pairs: list[tuple[bytes, bytes]]
+    is_last: bool
+
+
+class Committed(Struct, frozen=True, array_like=True, tag=13):
+    """From the process: a commit is durable."""
+
+    info: CommitInfo
+
+
+Order: TypeAlias = Open | Get | Items | Begin | Put | PutRows | Finish
+Answer: TypeAlias = Opened | Values | Pairs | Committed
+
+encode = msgspec.msgpack.Encoder().encode
+decode_order = msgspec.msgpack.Decoder(Order).decode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode

@@ -1,0 +1,145 @@
+"""The feature store in a process of its own, because writing it holds Python's lock: a commit is handed over,
+and whoever made it goes on while it is written.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from feature_store import store_worker
+from feature_store.configuration import StoreSettings
+from feature_store.errors import StoreError
+from feature_store.shared_rows import SharedRows
+from feature_store.store import CommitInfo, FeatureStore, RowWrites, Writes
+from feature_store.store_messages import (
+    Begin,
+    Committed,
+    Finish,
+    Get,
+    Items,
+    Open,
+    Opened,
+    Pairs,
+    Put,
+    PutRows,
+    Values,
+    decode_answer,
+    encode,
+)
+from feature_store.worker import Worker
+
+_PAIRS_A_MESSAGE = 1000
+
+
+class Store(Protocol):
+    """What the trainer needs of a store: it reads what was committed, begun or durable alike."""
+
+    @property
+    def last_commit(self) -> CommitInfo:
+        """The last commit that was begun."""
+
+    def get(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the value of each key, None where there is none."""
+
+    def items(self, family: str) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over all keys and values in the order of keys."""
+
+    def commit(self, writes: Writes, watermark_ms: int, latest_click_ms: int, rows: RowWrites) -> CommitInfo:
+        """Begin to make all writes durable together, or none, once the commit before is durable."""
+
+    def is_durable(self, wait: bool = False) -> bool:
+        """Return whether the last commit that was begun is durable; with `wait`, once it is."""
+
+    def close(self) -> None:
+        """Release the store once what was begun is durable."""
+
+
+def open_store(settings: StoreSettings) -> Store:
+    """Open the configured store, in the process that the settings say.
+
+    Raises:
+        StoreError: see `FeatureStore`.
+    """
+    return StoreProcess(settings.path) if settings.own_process else FeatureStore(settings.path)
+
+
+class StoreProcess:
+    """Keeps `Store` by a child process, which dies with this one."""
+
+    def __init__(self, path: Path) -> None:
+        self._rows = SharedRows()
+        self._worker = Worker(store_worker, StoreError, [self._rows.fd])
+        self._is_writing = False
+        self._worker.send(encode(Open(str(path), self._rows.fd)))
+        try:
+            opened = decode_answer(self._worker.receive() or b"")
+        except StoreError:
+            self.close()
+            raise
+        assert isinstance(opened, Opened)
+        self.last_commit = opened.info
+
+    def get(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the value of each key; waits for a commit that is being written."""
+        if not keys:
+            return []
+        self.is_durable(wait=True)
+        self._worker.send(encode(Get(family, list(keys))))
+        answer = decode_answer(self._worker.receive() or b"")
+        assert isinstance(answer, Values)
+        return answer.values
+
+    def items(self, family: str) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over all keys and values; waits for a commit that is being written."""
+        self.is_durable(wait=True)
+        self._worker.send(encode(Items(family)))
+        found: list[tuple[bytes, bytes]] = []
+        is_last = False
+        while not is_last:
+            answer = decode_answer(self._worker.receive() or b"")
+            assert isinstance(answer, Pairs)
+            found += answer.pairs
+            is_last = answer.is_last
+        return iter(found)
+
+    def commit(self, writes: Writes, watermark_ms: int, latest_click_ms: int, rows: RowWrites) -> CommitInfo:
+        """Hand over all writes; returns before they are durable, and waits for the commit before."""
+        self.is_durable(wait=True)
+        self.last_commit = CommitInfo(self.last_commit.number + 1, watermark_ms, latest_click_ms)
+        self._worker.send(encode(Begin(watermark_ms, latest_click_ms)))
+        start = 0
+        for family, chunks in rows.items():
+            for keys, rows_nW in chunks:
+                end = self._rows.write(start, rows_nW)
+                self._worker.send(encode(PutRows(family, keys, start, rows_nW.shape[1] * 4)))
+                start = end
+        for family, pairs in writes.items():
+            rest = iter(pairs)
+            while some := list(islice(rest, _PAIRS_A_MESSAGE)):
+                self._worker.send(encode(Put(family, some)))
+        self._worker.send(encode(Finish()))
+        self._is_writing = True
+        return self.last_commit
+
+    def is_durable(self, wait: bool = False) -> bool:
+        """Return whether the last commit is durable; with `wait`, once it is.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        if self._is_writing:
+            message = self._worker.receive(None if wait else 0)
+            if message is None:
+                return False
+            answer = decode_answer(message)
+            assert isinstance(answer, Committed)
+            assert answer.info == self.last_commit
+            self._is_writing = False
+        return True
+
+    def close(self) -> None:
+        """End the process once the last commit is durable; a second call does nothing."""
+        if not self._worker.is_closed:
+            self._worker.close()
+            self._rows.close()

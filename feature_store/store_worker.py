@@ -1,0 +1,76 @@
+"""`python -m feature_store.store_worker`: the process that owns a store, started by `store_process.py` alone.
+
+A commit that is cut off by the end of its sender is none: only a whole one is written.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from feature_store.shared_rows import SharedRows
+from feature_store.store import FeatureStore
+from feature_store.store_messages import (
+    Begin,
+    Committed,
+    Finish,
+    Get,
+    Items,
+    Open,
+    Opened,
+    Pair,
+    Pairs,
+    Put,
+    PutRows,
+    Values,
+    decode_order,
+    encode,
+)
+from feature_store.worker import run_worker
+
+_PAIRS_A_MESSAGE = 1000
+
+
+def serve(orders: Connection, answers: Connection) -> None:
+    """Read and write the store until the orders end."""
+    order = decode_order(orders.recv_bytes())
+    assert isinstance(order, Open)
+    with closing(SharedRows(order.rows_fd)) as rows, closing(FeatureStore(Path(order.path))) as store:
+        answers.send_bytes(encode(Opened(store.last_commit)))
+        while True:
+            order = decode_order(orders.recv_bytes())
+            if isinstance(order, Get):
+                answers.send_bytes(encode(Values(store.get(order.family, order.keys))))
+            elif isinstance(order, Items):
+                _send_items(store.items(order.family), answers)
+            elif isinstance(order, Begin):
+                info = store.commit_pairs(_puts(orders, rows), order.watermark_ms, order.latest_click_ms)
+                answers.send_bytes(encode(Committed(info)))
+
+
+def _send_items(items: Iterator[tuple[bytes, bytes]], answers: Connection) -> None:
+    is_last = False
+    while not is_last:
+        pairs = list(islice(items, _PAIRS_A_MESSAGE))
+        is_last = len(pairs) < _PAIRS_A_MESSAGE
+        answers.send_bytes(encode(Pairs(pairs, is_last)))
+
+
+def _puts(orders: Connection, rows: SharedRows) -> Iterator[tuple[str, Iterable[Pair]]]:
+    """Yield what is to be written, once all of it was told: the sender does not wait for the writing."""
+    told: list[Put | PutRows] = []
+    while not isinstance(order := decode_order(orders.recv_bytes()), Finish):
+        assert isinstance(order, Put | PutRows)
+        told.append(order)
+    for put in told:
+        if isinstance(put, Put):
+            yield put.family, put.pairs
+        else:
+            values = rows.read(put.start, len(put.keys), put.row_bytes)
+            yield put.family, zip(put.keys, values, strict=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_worker(serve))

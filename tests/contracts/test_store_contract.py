@@ -1,0 +1,126 @@
+"""What every store keeps that a trainer writes, the one in this process and the one beside it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from feature_store.configuration import StoreSettings
+from feature_store.errors import StoreError, StoreLockedError
+from feature_store.rows import RowChunk
+from feature_store.store import CommitInfo, FeatureStore
+from feature_store.store_process import Store, StoreProcess, open_store
+
+Opener = Callable[[], Store]
+ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
+USERS = [b"a", b"b", b"c", b"d"]
+TRAINER = """
+import os, signal, sys
+import numpy as np
+from pathlib import Path
+from feature_store.rows import RowChunk
+from feature_store.store_process import StoreProcess
+
+store = StoreProcess(Path(sys.argv[1]))
+store.commit({"join": [(b"whole", b"1")]}, 1, 1, {})
+store.is_durable(wait=True)
+
+def rows():
+    yield RowChunk([b"a"], np.ones((1, 3), np.float32))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+store.commit({"join": [(b"torn", b"1")]}, 2, 2, {"user": rows()})
+"""
+
+
+@pytest.fixture(params=["here", "beside"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Open a store in the test's folder; it is closed at the end."""
+    stores: list[Store] = []
+
+    def opener() -> Store:
+        stores.append(open_store(StoreSettings(path=tmp_path, own_process=request.param == "beside")))
+        return stores[-1]
+
+    yield opener
+    for store in stores:
+        store.close()
+
+
+def free_store(path: Path) -> FeatureStore:
+    """Open a store whose owner is just dying."""
+    deadline_s = time.monotonic() + 5
+    while True:
+        try:
+            return FeatureStore(path)
+        except StoreLockedError:
+            if time.monotonic() > deadline_s:
+                raise
+
+
+def user_rows(start: int, stop: int) -> RowChunk:
+    return RowChunk(USERS[start:stop], ROWS[start:stop])
+
+
+def test_what_was_committed_is_read_again(opened: Opener) -> None:
+    store = opened()
+    assert store.last_commit == CommitInfo()
+    writes = {"join": [(b"x", b"1"), (b"y", b"2")], "meta": iter([(b"m", b"3")])}
+    info = store.commit(writes, 10, 9, {"user": iter([user_rows(0, 3), user_rows(3, 4)])})
+    assert info == store.last_commit == CommitInfo(1, 10, 9)
+    assert store.get("user", [b"d", b"nobody", b"b"]) == [ROWS[3].tobytes(), None, ROWS[1].tobytes()]
+    assert store.get("user", []) == []
+    store.commit({"join": [(b"x", None)]}, 11, 10, {"user": [RowChunk([b"a"], ROWS[3:])]})
+    assert store.is_durable(wait=True)
+    assert list(store.items("join")) == [(b"y", b"2")]
+    assert list(store.items("dense")) == []
+    store.close()
+    again = opened()
+    assert again.last_commit == CommitInfo(2, 11, 10)
+    assert dict(again.items("user"))[b"a"] == ROWS[3].tobytes()
+
+
+def test_more_than_a_message_holds_arrives(opened: Opener) -> None:
+    store = opened()
+    pairs = [(f"{number:06d}".encode(), os.urandom(50)) for number in range(25_000)]
+    rows = np.random.default_rng(0).random((25_000, 7), np.float32)
+    for turn in range(2):  # the second is larger than the first: the memory they share grows
+        chunks = [RowChunk([key for key, _ in pairs], rows + turn)] * (1 + 100 * turn)
+        store.commit({"join": pairs[turn:]}, 1, 1, {"user": chunks})
+    assert list(store.items("join")) == pairs
+    assert [value for _, value in store.items("user")] == [row.tobytes() for row in rows + 1]
+
+
+def test_a_second_one_is_refused(opened: Opener) -> None:
+    opened()
+    with pytest.raises(StoreLockedError, match=r"store\.path"):
+        opened()
+
+
+def test_what_is_handed_over_may_change_at_once(opened: Opener) -> None:
+    store, row = opened(), np.ones((1, 3), np.float32)
+    store.commit({}, 1, 1, {"user": [RowChunk([b"a"], row)]})
+    row[:] = 2
+    assert store.get("user", [b"a"]) == [np.ones(3, np.float32).tobytes()]
+
+
+def test_its_death_is_an_error_that_says_so(tmp_path: Path) -> None:
+    store = StoreProcess(tmp_path)
+    store._worker.process.kill()
+    with pytest.raises(StoreError, match="exit code -9"):
+        store.items("join")
+    store.close()
+
+
+def test_a_commit_that_is_cut_off_is_none_and_the_store_is_free_soon(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TRAINER, str(tmp_path)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    store = free_store(tmp_path)
+    assert [dict(store.items(name)) for name in ("join", "user")] == [{b"whole": b"1"}, {}]
+    store.close()
