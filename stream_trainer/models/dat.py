@@ -60,16 +60,18 @@ class Dat(RetrievalModel):
 
     def embed_items(self, inputs: ItemInputs, generator: torch.Generator | None = None) -> Tensor:
         """Return p_v (T, D)."""
-        parts, residual_TD = [inputs.embedding_TK], inputs.embedding_TK
+        settings, parts = self.settings, [inputs.embedding_TK]
+        residual_TD = inputs.embedding_TK if settings.residual else None
         if inputs.augmented_TA is not None:
-            mimic_only = self.settings.item_augmented == "mimic_only"
+            mimic_only = settings.item_augmented == "mimic_only"
             augmented_TA = inputs.augmented_TA.detach() if mimic_only else inputs.augmented_TA
             parts.append(augmented_TA)
-            if self.augmented_weight is not None and self.settings.augmented_dropout < 1:
-                residual_TD = residual_TD + self.augmented_weight * self._some(augmented_TA, generator)
+            weight = self.augmented_weight if settings.augmented_dropout < 1 else None
+            if residual_TD is not None and weight is not None:
+                residual_TD = residual_TD + weight * self._some(augmented_TA, generator)
         parts += feature_parts(inputs.values_TFK, inputs.numbers_TN, self.item_numeric)
-        z_TZ = drop(torch.cat(parts, dim=1), self.settings.dropout, generator)
-        return self.item_tower(z_TZ, residual_TD if self.settings.residual else None)  # type: ignore[no-any-return]
+        z_TZ = drop(torch.cat(parts, dim=1), settings.dropout, generator)
+        return self.item_tower(z_TZ, residual_TD)  # type: ignore[no-any-return]
 
     def _some(self, augmented_TA: Tensor, generator: torch.Generator | None) -> Tensor:
         """Leave out whole vectors while training: a_v remembers positives, also those that are rehearsed, so

@@ -138,6 +138,14 @@ def test_a_batch_without_any_feature_value_is_learned(preset: str) -> None:
     assert bool(world.item_embeddings().isfinite().all())
 
 
+def test_without_a_residual_the_augmented_vectors_have_the_width_of_the_output() -> None:
+    world = World(configuration(*PAPER, "model.output_dim=2", "model.augmented_dim=2"))
+    world.add_items(ITEMS)
+    assert world.config.model.embedding_dim != 2
+    losses = world.learn([world.click("u", "a", 0)])
+    assert math.isfinite(sum(losses.values()))
+
+
 def test_alignment_sees_each_item_of_the_batch_once_and_no_history() -> None:
     """A category of items that are only in histories has no part in the loss."""
     world = World(configuration(*STRONG, "model.lambda_cal=1", "learning.rehearsal_ratio=0"))
