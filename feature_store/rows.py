@@ -17,6 +17,7 @@ import torch
 from feature_store.errors import SettingsError, StoreCorruptError
 from feature_store.hashing import Purpose, draw_uniform, event_keys, hash_ids, mix
 from feature_store.index import SlotIndex
+from feature_store.row_chunk import RowChunk
 
 I64 = npt.NDArray[np.int64]
 RowsOptimiser: TypeAlias = Literal["adam", "rowwise_adam", "adagrad"]
@@ -99,18 +100,6 @@ class RowLayout:
             else:
                 rows[:, span].view(np.int32)[:] = int(field.init_scale)
         return rows
-
-
-class RowChunk(NamedTuple):
-    """Some rows on their way to the store."""
-
-    keys: list[bytes]
-    rows_nW: npt.NDArray[np.float32]
-
-    def pairs(self) -> Iterator[tuple[bytes, bytes]]:
-        """Return each key with its row's bytes."""
-        values: list[bytes] = self.rows_nW.view(f"V{self.rows_nW.shape[1] * 4}").ravel().tolist()
-        return zip(self.keys, values, strict=True)
 
 
 class RowTable:

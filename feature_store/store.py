@@ -19,7 +19,7 @@ import msgpack
 from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
 
 from feature_store.errors import StoreCorruptError, StoreError, StoreLockedError
-from feature_store.rows import RowChunk
+from feature_store.row_chunk import RowChunk
 
 log = logging.getLogger(__name__)
 

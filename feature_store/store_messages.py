@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from feature_store.store import CommitInfo
 
+PAIRS_A_MESSAGE = 1000
 Pair: TypeAlias = tuple[bytes, bytes | None]
 
 

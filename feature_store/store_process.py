@@ -13,6 +13,7 @@ from feature_store.errors import StoreError
 from feature_store.shared_rows import SharedRows
 from feature_store.store import CommitInfo, FeatureStore, RowWrites, Writes
 from feature_store.store_messages import (
+    PAIRS_A_MESSAGE,
     Begin,
     Committed,
     Finish,
@@ -28,8 +29,6 @@ from feature_store.store_messages import (
     encode,
 )
 from feature_store.worker import Worker
-
-_PAIRS_A_MESSAGE = 1000
 
 
 class Store(Protocol):
@@ -116,7 +115,7 @@ class StoreProcess:
                 start = end
         for family, pairs in writes.items():
             rest = iter(pairs)
-            while some := list(islice(rest, _PAIRS_A_MESSAGE)):
+            while some := list(islice(rest, PAIRS_A_MESSAGE)):
                 self._worker.send(encode(Put(family, some)))
         self._worker.send(encode(Finish()))
         self._is_writing = True

@@ -4,15 +4,18 @@ A commit that is cut off by the end of its sender is none: only a whole one is w
 """
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from feature_store.errors import StoreLockedError
 from feature_store.shared_rows import SharedRows
 from feature_store.store import FeatureStore
 from feature_store.store_messages import (
+    PAIRS_A_MESSAGE,
     Begin,
     Committed,
     Finish,
@@ -30,14 +33,14 @@ from feature_store.store_messages import (
 )
 from feature_store.worker import run_worker
 
-_PAIRS_A_MESSAGE = 1000
+_LOCK_TIMEOUT_S = 2
 
 
 def serve(orders: Connection, answers: Connection) -> None:
     """Read and write the store until the orders end."""
     order = decode_order(orders.recv_bytes())
     assert isinstance(order, Open)
-    with closing(SharedRows(order.rows_fd)) as rows, closing(FeatureStore(Path(order.path))) as store:
+    with closing(SharedRows(order.rows_fd)) as rows, closing(_open(Path(order.path))) as store:
         answers.send_bytes(encode(Opened(store.last_commit)))
         while True:
             order = decode_order(orders.recv_bytes())
@@ -50,11 +53,23 @@ def serve(orders: Connection, answers: Connection) -> None:
                 answers.send_bytes(encode(Committed(info)))
 
 
+def _open(path: Path) -> FeatureStore:
+    """Open the store; after a kill its former owner may be dying yet."""
+    deadline_s = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            return FeatureStore(path)
+        except StoreLockedError:
+            if time.monotonic() > deadline_s:
+                raise
+        time.sleep(0.05)
+
+
 def _send_items(items: Iterator[tuple[bytes, bytes]], answers: Connection) -> None:
     is_last = False
     while not is_last:
-        pairs = list(islice(items, _PAIRS_A_MESSAGE))
-        is_last = len(pairs) < _PAIRS_A_MESSAGE
+        pairs = list(islice(items, PAIRS_A_MESSAGE))
+        is_last = len(pairs) < PAIRS_A_MESSAGE
         answers.send_bytes(encode(Pairs(pairs, is_last)))
 
 

@@ -1,7 +1,8 @@
 """How a daemon speaks to its operators: log lines, the metrics endpoint, stop signals and exit codes.
 
-Owns the process-wide state of logging and signals, changed only when called from a `__main__`. Never decides
-what is logged or measured, and never opens a socket beyond loopback.
+Owns the process-wide state of logging and signals, changed only when called from a `__main__`, and how memory
+is kept while a trainer runs. Never decides what is logged or measured, and never opens a socket beyond
+loopback.
 """
 
 import _thread

@@ -25,6 +25,7 @@ _END_TIMEOUT_S = 60
 _PIPE_BYTES = 1 << 20  # so that one side can work some messages ahead of the other
 _FAILED = b"!"  # no msgpack array or map begins so
 _PR_SET_PDEATHSIG = 1
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Serve = Callable[[Connection, Connection], None]
 
@@ -39,14 +40,20 @@ class Worker:
         orders, self._orders = Pipe(duplex=False)
         self._answers, answers = Pipe(duplex=False)
         for end in (orders, answers):
-            fcntl.fcntl(end.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            with suppress(OSError):  # the system allows so much to some users only
+                fcntl.fcntl(end.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         with orders, answers:
             ends = (orders.fileno(), answers.fileno())
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", self.name, *map(str, ends), str(os.getpid())],
-                pass_fds=(*ends, *fds),
-                start_new_session=True,  # a Ctrl-C is not for the child
-            )
+            # A request to stop is for the parent, which then closes the orders: the child is born deaf to it.
+            former = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+            try:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", self.name, *map(str, ends), str(os.getpid())],
+                    pass_fds=(*ends, *fds),
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
     @property
     def is_closed(self) -> bool:
@@ -68,7 +75,7 @@ class Worker:
             if not self._answers.poll(timeout_s):
                 return None
             answer = self._answers.recv_bytes()
-        except EOFError:
+        except (EOFError, OSError):  # OSError: it ended in the middle of a message
             code = self.process.wait(_END_TIMEOUT_S)
             raise self._error(
                 f"the process {self.name} ended unasked, with exit code {code}; what it said stands above. "
@@ -83,22 +90,20 @@ class Worker:
         """Let the child do what it was told, and end; a second call does nothing."""
         if self.is_closed:
             return
-        with suppress(BrokenPipeError):
-            self._orders.close()
-        with self._answers, suppress(EOFError):
-            while self._answers.poll(_END_TIMEOUT_S):
-                self._answers.recv_bytes()  # it may be waiting to be rid of one
+        self._orders.close()
         try:
+            with self._answers:
+                while self._answers.poll(_END_TIMEOUT_S) and os.read(self._answers.fileno(), _PIPE_BYTES):
+                    pass  # it may be waiting to be rid of an answer
             self.process.wait(_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
+        finally:
             self.process.wait()
 
 
 def run_worker(serve: Serve) -> int:
     """Be the child: call `serve` with the pipe of orders and that of answers until the orders end."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent answers them, and closes the orders
-        signal.signal(number, signal.SIG_IGN)
     orders_fd, answers_fd, parent = map(int, sys.argv[1:])
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we could ask to die with it

@@ -6,6 +6,7 @@ are made as the server makes them, from the committed store. Legend: Q queries, 
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,15 +91,9 @@ def replay_into_log(config: Configuration, train: Dataset, seed: int, show_progr
 
 def learn(config: Configuration, on_progress: Progress) -> Summary:
     """Run the trainer over the configured log to its end, committing to the configured store."""
-    store = open_store(config.store)
-    feed = open_feed(config, until_end=True)
     metrics = TrainerMetrics(CollectorRegistry())
-    trainer = Trainer(config, feed, store, metrics, on_progress=on_progress)
-    try:
-        return trainer.run(threading.Event())
-    finally:
-        feed.close()
-        store.close()
+    with closing(open_store(config.store)) as store, closing(open_feed(config, until_end=True)) as feed:
+        return Trainer(config, feed, store, metrics, on_progress=on_progress).run(threading.Event())
 
 
 def evaluate_store(store: Path, held: Held, seed: int) -> dict[str, dict[str, float]]:

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -20,6 +21,7 @@ from stream_trainer.trainer import Summary, Trainer
 _EXIT_CODES = """exit codes:
   0   stopped on request, or reached the end with --until-end; everything applied is committed
   2   a setting is unknown, mistyped or impossible
+  4   the event log cannot be used, or its process ended
   5   a configured topic does not exist
   6   the log deleted records that were not learned yet
   7   a topic was deleted and made again
@@ -68,23 +70,19 @@ def _run(args: argparse.Namespace) -> int:
     configure_logging(args.log_level)
     registry = CollectorRegistry()
     metrics = TrainerMetrics(registry)
-    with StopSignals() as signals, _progress(args.until_end) as progress:
-        store = open_store(config.store)
-        feed = open_feed(config, args.until_end)
+    with StopSignals() as signals, _progress(args.until_end) as progress, ExitStack() as resources:
+        store = resources.enter_context(closing(open_store(config.store)))
+        feed = resources.enter_context(closing(open_feed(config, args.until_end)))
         stop_metrics = serve_metrics(config.metrics.trainer_port, registry)
+        if stop_metrics is not None:
+            resources.callback(stop_metrics)
         task = progress.add_task("learning", total=None)
 
         def show(num_events: int, lag_records: int) -> None:
             progress.update(task, completed=num_events, total=num_events + lag_records)
 
         trainer = Trainer(config, feed, store, metrics, on_progress=show)
-        try:
-            summary = trainer.run(signals.requested)
-        finally:
-            feed.close()
-            store.close()
-            if stop_metrics is not None:
-                stop_metrics()
+        summary = trainer.run(signals.requested)
     if args.summary:
         args.summary.parent.mkdir(parents=True, exist_ok=True)
         args.summary.write_text(json.dumps(_as_json(summary)))

@@ -36,6 +36,7 @@ class FeedProcess:
         self.until_end = until_end
         open_log(config.log).close()  # wrong settings are an error here, not there
         self._worker = Worker(feed_worker, LogError)
+        self._progress: list[Place] = []
         level = logging.getLevelName(logging.getLogger().getEffectiveLevel())
         self._worker.send(encode(Begin(config.model_dump_json(), until_end, level)))
 
@@ -51,15 +52,25 @@ class FeedProcess:
         message = self._worker.receive(timeout_s)
         if message is None:
             return None
+        self._tell_progress()
         chunk = decode_answer(message)
         assert isinstance(chunk, Chunk)
         return chunk
 
     def report_progress(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Let the process tell operators how far the commits are."""
-        places = [Place(*partition, offset, 0) for partition, offset in offsets.items()]
-        self._worker.send(encode(Progress(places)))
+        """Let the process tell operators how far the commits are, when it hears of it next."""
+        self._progress = [Place(*partition, offset, 0) for partition, offset in offsets.items()]
 
     def close(self) -> None:
         """End the process, which first does what it was told last; a second call does nothing."""
+        if not self._worker.is_closed:
+            self._tell_progress()
         self._worker.close()
+
+    def _tell_progress(self) -> None:
+        """Once a chunk at most: between two chunks the process reads all orders, so that they never fill the
+        pipe while it waits for us to read.
+        """
+        if self._progress:
+            self._worker.send(encode(Progress(self._progress)))
+            self._progress = []

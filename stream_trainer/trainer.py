@@ -1,4 +1,4 @@
-"""The trainer: poll → join → learn → commit.
+"""The trainer: receive → learn → commit.
 
 Owns when commits happen and what is measured; what learning means is `session.py`'s, what is durable is
 `state.py`'s.

@@ -13,7 +13,7 @@ import pytest
 
 from feature_store.configuration import StoreSettings
 from feature_store.errors import StoreError, StoreLockedError
-from feature_store.rows import RowChunk
+from feature_store.row_chunk import RowChunk
 from feature_store.store import CommitInfo, FeatureStore
 from feature_store.store_process import Store, StoreProcess, open_store
 
@@ -24,7 +24,7 @@ TRAINER = """
 import os, signal, sys
 import numpy as np
 from pathlib import Path
-from feature_store.rows import RowChunk
+from feature_store.row_chunk import RowChunk
 from feature_store.store_process import StoreProcess
 
 store = StoreProcess(Path(sys.argv[1]))

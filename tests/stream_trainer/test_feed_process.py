@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from feature_store.codec import encode
 from feature_store.configuration import Configuration
 from feature_store.errors import LogError, SettingsError
+from feature_store.schema import ItemFeatures
 from feature_store.settings import load_configuration
 from simulators.replay import create_topics
 from stream_trainer.chunk import Marks, Position
@@ -72,6 +74,22 @@ def test_its_death_is_an_error_that_says_so(config: Configuration) -> None:
     with pytest.raises(LogError, match="exit code -9"):
         drain(feed)
     feed.report_progress({})  # a commit that comes after is no second error
+    feed.close()
+
+
+def test_its_death_in_the_middle_of_a_message_is_no_other_error(config: Configuration) -> None:
+    """Chunks that nobody takes fill the pipe, and it waits inside one."""
+    writer = FileEventLog(config.log.path).writer()
+    for number in range(20_000):
+        item = ItemFeatures(id=f"{number:0>100}", ts_ms=number)
+        writer.send("items", item.id.encode(), encode(item), 0)
+    writer.close()
+    feed = FeedProcess(config, until_end=True)
+    feed.start(NOWHERE)
+    time.sleep(2)
+    feed._worker.process.kill()
+    with pytest.raises(LogError, match="exit code -9"):
+        drain(feed)
     feed.close()
 
 
