@@ -37,13 +37,13 @@ class StepStats(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What one run of the trainer did."""
+    """What one run of the trainer did. `commit_stalls`: seconds that each commit held up the learning."""
 
     num_events: int
     num_positives: int
     num_commits: int
     seconds: float
-    commit_seconds: float
+    commit_stalls: list[float]
     prequential: list[tuple[int, float, float]]
     steps: list[StepStats]
 
@@ -79,7 +79,7 @@ class Trainer:
         self.state = TrainerState(config, store)
         self.session = Session(config, self.state, self._learned, self.commit)
         self._num_events = self._num_commits = self._batches_since_commit = 0
-        self._commit_seconds = 0.0
+        self._commit_stalls: list[float] = []
         self._start = self._last_commit = clock()
         self._waiting_since: float | None = None
         self._lag_records = 0
@@ -116,7 +116,7 @@ class Trainer:
             state.num_positives,
             self._num_commits,
             self._clock() - self._start,
-            self._commit_seconds,
+            self._commit_stalls,
             self.session.prequential.curve,
             self._steps,
         )
@@ -143,7 +143,8 @@ class Trainer:
         self._begun = _Begun(state.last_commit, num_rows, state.num_positives, start, state.next_offsets)
         self._finish_commit()
         seconds = time.perf_counter() - start
-        self._commit_seconds += seconds
+        self._commit_stalls.append(seconds)
+        del self._commit_stalls[:-_KEPT_STEPS]
         self._num_commits += 1
         self._batches_since_commit = 0
         self._last_commit = self._clock()

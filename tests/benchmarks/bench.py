@@ -60,7 +60,9 @@ class EndToEnd:
     def __init__(self, config: Configuration, num_positives: int) -> None:
         self._config = config
         self._num_positives = num_positives
-        self._segment = 0
+        self._segment = self._num_commits = 0
+        self.stalls: list[tuple[float, float]] = []
+        """Of each segment: the share of time in commits, and the longest one in seconds."""
         self._log = open_log(config.log)
         create_topics(self._log, config.topics)
         self._store = open_store(config.store)
@@ -74,8 +76,10 @@ class EndToEnd:
         self._segment += 1
         before = self._trainer.state.num_positives
         start = time.perf_counter()
-        self._trainer.run(threading.Event())
+        stalls = self._trainer.run(threading.Event()).commit_stalls[self._num_commits :]
         seconds = time.perf_counter() - start
+        self._num_commits += len(stalls)
+        self.stalls.append((sum(stalls) / seconds, max(stalls)))
         learned = self._trainer.state.num_positives - before
         if learned != self._num_positives:
             raise RuntimeError(f"learned {learned} of {self._num_positives} positives: the bench skips work")
@@ -109,8 +113,13 @@ def start_broker(folder: Path) -> tuple[subprocess.Popen[str], str]:
     raise RuntimeError("the broker did not start; run `make kafka` to see why")
 
 
-def measure(folder: Path, rounds: int, num_batches: int, num_positives: int) -> dict[str, list[float]]:
-    """Return positives per second of each row, one value a round."""
+Stalls = dict[str, list[tuple[float, float]]]
+
+
+def measure(
+    folder: Path, rounds: int, num_batches: int, num_positives: int
+) -> tuple[dict[str, list[float]], Stalls]:
+    """Return positives per second of each row, one value a round; and `EndToEnd.stalls` likewise."""
     console = Console()
     plain, floor = PlainLoop(NUM_USERS, NUM_ITEMS, HIDDEN, BATCH, NEGATIVES), Floor(HIDDEN, BATCH, NEGATIVES)
     file_config = configuration(folder)
@@ -152,7 +161,18 @@ def measure(folder: Path, rounds: int, num_batches: int, num_positives: int) -> 
             stream.close()
         broker.terminate()
         broker.wait()
-    return figures
+    return figures, {name: stream.stalls[1:] for name, stream in zip("cd", streams, strict=True)}
+
+
+def show_stalls(stalls: Stalls) -> Table:
+    """Return the table of what commits cost those who learn meanwhile."""
+    table = Table(title="what commits cost the learning, at full speed")
+    for column in ("row", "share of time, median", "at most", "longest stall, ms", "at most"):
+        table.add_column(column, justify="right")
+    for name, values in stalls.items():
+        share, longest = statistics.median(s for s, _ in values), max(t for _, t in values)
+        table.add_row(f"({name})", f"{share:.1%}", "10%", f"{1000 * longest:,.0f}", "250")
+    return table
 
 
 def show(figures: dict[str, list[float]]) -> Table:
@@ -183,13 +203,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dualstream-bench-") as folder:
-        figures = measure(Path(folder), args.rounds, args.batches, args.positives)
-    Console().print(show(figures))
+        figures, stalls = measure(Path(folder), args.rounds, args.batches, args.positives)
+    Console().print(show(figures), show_stalls(stalls))
     args.json.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "positives_per_second": figures,
         "ratios_to_a": {name: median_ratio(figures, name) for name in figures},
         "at_least": TARGETS,
+        "commits": {name: {"share_and_longest_s": values} for name, values in stalls.items()},
     }
     args.json.write_text(json.dumps(result, indent=1))
 
