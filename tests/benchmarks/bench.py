@@ -51,6 +51,7 @@ ROWS = {
     "e": "matrix products alone (floor)",
 }
 TARGETS = {"b": 1.0, "c": 0.5, "d": 0.35}
+_SETTLE_LIMIT_S = 60
 _BROKER = Path(__file__).parents[2] / "deploy" / "kafka" / "broker.py"
 
 
@@ -102,6 +103,25 @@ def time_steps(step: Callable[[torch.Tensor, torch.Tensor], None], num_batches: 
     return num_batches * BATCH / (time.perf_counter() - start)
 
 
+def settle() -> None:
+    """Wait until the machine is idle: what one row leaves behind (RocksDB's compactions) must not burden the
+    next one.
+    """
+    deadline_s = time.monotonic() + _SETTLE_LIMIT_S
+    while time.monotonic() < deadline_s:
+        before = _cpu_ticks()
+        time.sleep(1)
+        total, idle = (now - then for now, then in zip(_cpu_ticks(), before, strict=True))
+        if idle > 0.9 * total:
+            return
+
+
+def _cpu_ticks() -> tuple[int, int]:
+    """Return all ticks of all processors so far, and the idle ones among them."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(ticks), ticks[3] + ticks[4]
+
+
 def start_broker(folder: Path) -> tuple[subprocess.Popen[str], str]:
     """Start our own broker on a free port; return it and its address."""
     command = [sys.executable, str(_BROKER), "--port", "0", "--data", str(folder / "kafka")]
@@ -149,6 +169,7 @@ def measure(
         for number in range(rounds + 1):
             measured = {}
             for name, run in rows.items():
+                settle()
                 torch.set_num_threads(threads[name])
                 measured[name] = run(10 * number)
             label = "warm-up" if number == 0 else f"round {number}"

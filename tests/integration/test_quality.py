@@ -16,7 +16,9 @@ from trainer_runs import ROOT
 LIMIT_S = 800
 BY_TIME = ("--train-end-ms", "1653679273178", "--test-start-ms", "1662173626869")  # the publisher's
 RUNS: dict[str, tuple[str, ...]] = {"toys_2014": (), "beauty_2014": (), "electronics_2023": BY_TIME}
-ONE_THREAD = ("--set", "learning.num_threads=1")  # two to a process wait for each other on busy cores
+SIDE_BY_SIDE = [
+    f"--set={key}" for key in ("learning.num_threads=1", "join.own_process=false", "store.own_process=false")
+]
 
 pytestmark = pytest.mark.timeout(LIMIT_S + 60)
 
@@ -35,7 +37,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     processes = []
     for name, flags in RUNS.items():
         command = [sys.executable, "-m", "simulators", "evaluate", "--data", str(data / name), *flags]
-        command += [*ONE_THREAD, "--json", str(out / f"{name}.json")]
+        command += [*SIDE_BY_SIDE, "--json", str(out / f"{name}.json")]
         with (out / f"{name}.err").open("wb") as said:
             processes.append(
                 subprocess.Popen(
