@@ -109,9 +109,27 @@ def run_worker(serve: Serve) -> int:
     if os.getppid() != parent:  # it died before we could ask to die with it
         return 0
     orders, answers = Connection(orders_fd, writable=False), Connection(answers_fd, readable=False)
-    with suppress(EOFError, BrokenPipeError), orders, answers:
+    with orders, answers:
         try:
-            serve(orders, answers)
-        except DualstreamError as error:
-            answers.send_bytes(_FAILED + msgspec.msgpack.encode((type(error).__name__, str(error))))
+            _serve(serve, orders, answers)
+        except (EOFError, BrokenPipeError):
+            if not _have_ended(orders):  # it was another pipe that broke
+                raise
     return 0
+
+
+def _serve(serve: Serve, orders: Connection, answers: Connection) -> None:
+    try:
+        serve(orders, answers)
+    except DualstreamError as error:
+        answers.send_bytes(_FAILED + msgspec.msgpack.encode((type(error).__name__, str(error))))
+
+
+def _have_ended(orders: Connection) -> bool:
+    """Whether the parent gives no more: it closes the orders first, and with its death they close too."""
+    try:
+        while orders.poll(0):
+            orders.recv_bytes()
+    except (EOFError, OSError):
+        return True
+    return False

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,20 @@ def test_its_death_in_the_middle_of_a_message_is_no_other_error(config: Configur
     with pytest.raises(LogError, match="exit code -9"):
         drain(feed)
     feed.close()
+
+
+def test_a_broken_pipe_that_is_not_the_trainers_is_no_quiet_end() -> None:
+    """The child shows the error and ends with a code that says so."""
+    code = (
+        "from feature_store.worker import run_worker\ndef serve(o, a): raise BrokenPipeError('the broker')\n"
+    )
+    (orders, ours), (theirs, answers) = Pipe(duplex=False), Pipe(duplex=False)
+    fds = (orders.fileno(), answers.fileno())
+    command = [sys.executable, "-c", code + "run_worker(serve)", *map(str, fds), str(os.getpid())]
+    with orders, ours, theirs, answers:
+        ended = subprocess.run(command, pass_fds=fds, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "BrokenPipeError: the broker" in ended.stderr
 
 
 def test_signals_are_the_trainers_to_answer(config: Configuration) -> None:
