@@ -7,10 +7,10 @@ PACKAGES := feature_store stream_trainer index_refresher simulators
 PROMETHEUS := build/prometheus/usr/bin/prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench kafka format clean
+.PHONY: help setup demo test check bench bench-books kafka format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make .venv and install the pinned dependencies (once)
 
@@ -29,6 +29,9 @@ check: $(INSTALLED) ## format, lint, types, import layers, habits
 
 bench: $(INSTALLED) ## measure positives per second, side by side with plain PyTorch; writes build/bench.json
 	$(BIN)/python tests/benchmarks/bench.py
+
+bench-books: $(INSTALLED) ## replay generated logs of up to Amazon Books' size; writes build/bench-books.json (half an hour)
+	$(BIN)/python tests/benchmarks/books.py
 
 kafka: $(INSTALLED) ## run one Kafka broker on 127.0.0.1:9092 until Ctrl-C
 	$(BIN)/python deploy/kafka/broker.py

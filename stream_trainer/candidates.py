@@ -33,9 +33,7 @@ def lay_out(items_B: I64, own_BX: I64, shared_M: I64, history_BL: npt.NDArray[np
     """Find the distinct items and the place of every reference. Negative numbers stay -1."""
     tower_refs = np.concatenate([items_B, own_BX.reshape(-1), shared_M])
     refs = np.concatenate([tower_refs, history_BL.reshape(-1)]) if history_BL.size else tower_refs
-    unique, inverse = np.unique(refs, return_inverse=True)
-    missing = int(unique[0] < 0)
-    numbers_I, places = unique[missing:], inverse - missing
+    numbers_I, places = _distinct(refs)
     used_I = np.zeros(len(numbers_I), bool)
     in_tower = places[: len(tower_refs)]
     used_I[in_tower[in_tower >= 0]] = True
@@ -54,31 +52,49 @@ def lay_out(items_B: I64, own_BX: I64, shared_M: I64, history_BL: npt.NDArray[np
     )
 
 
+def _distinct(refs: I64) -> tuple[I64, I64]:
+    """Return the distinct numbers of 0 or more in ascending order, and where each reference stands among
+    them, -1 for negative ones. As `np.unique`, but with a table of places, which is faster than sorting.
+
+    >>> [array.tolist() for array in _distinct(np.array([7, -1, 3, 7]))]
+    [[3, 7], [1, -1, 0, 1]]
+    """
+    table = np.empty(int(refs.max(initial=-1)) + 2, np.int64)  # the last place is that of -1
+    table[refs] = np.arange(len(refs))
+    one_of_each = refs[table[refs] == np.arange(len(refs))]
+    numbers_I = np.sort(one_of_each[one_of_each >= 0])
+    table[numbers_I] = np.arange(len(numbers_I))
+    table[-1] = -1
+    return numbers_I, table[refs]
+
+
 def score(
-    candidates: Candidates, users_BD: Tensor, items_TD: Tensor, in_batch: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return inner products (B, J) with the positive first, which of them count (B, J), and whose they are
-    (B, J) in T.
+    candidates: Candidates,
+    users_BD: Tensor,
+    items_TD: Tensor,
+    in_batch: bool,
+    log_expected_T: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return inner products (B, J) with the positive first, less the logarithm of how often each item was to
+    be expected, if given; and which of them count (B, J).
 
     A negative that is the positive itself does not count, nor does a place that is empty.
     """
-    positive_B1 = candidates.positive_B.unsqueeze(1)
-    num = len(users_BD)
-    places = [positive_B1]
+    num, own_BX = len(users_BD), candidates.own_BX
     positive_BD = items_TD.index_select(0, candidates.positive_B)
-    scores = [(users_BD * positive_BD).sum(1, keepdim=True)]
-    if candidates.own_BX.shape[1]:
-        own_BX = candidates.own_BX
+    # Places of each kind beside its scores; where all queries share them, they are one row.
+    parts = [(candidates.positive_B.view(-1, 1), (users_BD * positive_BD).sum(1, keepdim=True))]
+    if own_BX.shape[1]:
         own_BXD = items_TD.index_select(0, own_BX.clamp(min=0).reshape(-1)).view(num, own_BX.shape[1], -1)
-        places.append(own_BX)
-        scores.append(torch.bmm(own_BXD, users_BD.unsqueeze(2)).squeeze(2))
+        parts.append((own_BX, torch.bmm(own_BXD, users_BD.unsqueeze(2)).squeeze(2)))
     if len(candidates.shared_M):
-        places.append(candidates.shared_M.expand(num, -1))
-        scores.append(users_BD @ items_TD.index_select(0, candidates.shared_M).T)
+        shared_M = candidates.shared_M
+        parts.append((shared_M.view(1, -1), users_BD @ items_TD.index_select(0, shared_M).T))
     if in_batch:
-        places.append(candidates.positive_B.expand(num, -1))
-        scores.append(users_BD @ positive_BD.T)
-    places_BJ = torch.cat(places, dim=1)
-    valid_BJ = (places_BJ != positive_B1) & (places_BJ >= 0)
-    valid_BJ[:, 0] = True
-    return torch.cat(scores, dim=1), valid_BJ, places_BJ
+        parts.append((candidates.positive_B.view(1, -1), users_BD @ positive_BD.T))
+    if log_expected_T is not None:
+        parts = [(places, scores - log_expected_T[places.clamp(min=0)]) for places, scores in parts]
+    positive_B1 = candidates.positive_B.view(-1, 1)
+    valid = [(places != positive_B1) & (places >= 0) for places, _ in parts]
+    valid[0].fill_(True)
+    return torch.cat([scores for _, scores in parts], dim=1), torch.cat(valid, dim=1)

@@ -73,7 +73,7 @@ class Learner:
         key = event_keys(
             self.config.learning.seed, Purpose.DROPOUT, records["partition"][:1], records["offset"][:1]
         )
-        generator = torch.Generator().manual_seed(int(key[0] >> np.uint64(1)))
+        generator = np.random.Generator(np.random.Philox(key=int(key[0])))
         inputs = item_inputs(items, tower_T, values.items(self._item_counts))
         user_inputs = self._user_inputs(examples, candidates, items, user_rows, place_B, values)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.learning.precision == "bfloat16"):
@@ -210,12 +210,12 @@ class Learner:
         values_TC: Tensor,
     ) -> Scored:
         learning, model = self.config.learning, self.config.model
-        logits_BJ, valid_BJ, places_BJ = score(
-            candidates, users_BD / model.temperature, items_TD, learning.in_batch_negatives
-        )
+        log_expected_T = None
         if model.logq:
             log_expected_T = self._log_expected(items, candidates, num_positives, len(users_BD))
-            logits_BJ = logits_BJ - log_expected_T[places_BJ.clamp(min=0)]
+        logits_BJ, valid_BJ = score(
+            candidates, users_BD / model.temperature, items_TD, learning.in_batch_negatives, log_expected_T
+        )
         category = values_TC[:, self._category_column].long() if self._category_column >= 0 else None
         num_pairs = len(users_BD) * (1 + candidates.own_BX.shape[1])
         return Scored(

@@ -109,6 +109,7 @@ class Trainer:
                 self.commit()
         if at_end and not state.unapplied:
             self.session.flush()
+        self._finish_commit(wait=True)  # nobody who learns waits for this
         self.commit()
         self._finish_commit(wait=True)
         return Summary(
@@ -168,9 +169,11 @@ class Trainer:
         )
 
     def _commit_is_due(self) -> bool:
+        """By time; while the one before is being written, learning goes on rather than wait for it."""
         learning = self._config.learning
         return (
             not learning.commit_every_batches
+            and self._begun is None
             and self._clock() - self._last_commit >= learning.commit_interval_seconds
         )
 

@@ -6,12 +6,14 @@ store: rows come in as tensors. With augmented_dim = 0 (or name = "two_tower") i
 model. Legend: B queries, T items, K embedding width, A augmented width, D output width, Z input width.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.rows import Field
 from stream_trainer.models import losses
+from stream_trainer.models.alignment import category_alignment_loss
 from stream_trainer.models.retrieval import ItemInputs, RetrievalModel, RowFields, Scored, UserInputs
 from stream_trainer.models.tower import (
     HistoryWeights,
@@ -19,6 +21,7 @@ from stream_trainer.models.tower import (
     Tower,
     drop,
     feature_parts,
+    kept,
     pool_history,
 )
 
@@ -58,7 +61,7 @@ class Dat(RetrievalModel):
             fields.user.extend(learned if model.user_augmented == "learned" else mean)
         return fields
 
-    def embed_items(self, inputs: ItemInputs, generator: torch.Generator | None = None) -> Tensor:
+    def embed_items(self, inputs: ItemInputs, generator: np.random.Generator | None = None) -> Tensor:
         """Return p_v (T, D)."""
         settings, parts = self.settings, [inputs.embedding_TK]
         residual_TD = inputs.embedding_TK if settings.residual else None
@@ -73,16 +76,15 @@ class Dat(RetrievalModel):
         z_TZ = drop(torch.cat(parts, dim=1), settings.dropout, generator)
         return self.item_tower(z_TZ, residual_TD)  # type: ignore[no-any-return]
 
-    def _some(self, augmented_TA: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _some(self, augmented_TA: Tensor, generator: np.random.Generator | None) -> Tensor:
         """Leave out whole vectors while training: a_v remembers positives, also those that are rehearsed, so
         that a model that may lean on it always learns answers by heart. Served as they are, unscaled.
         """
         if generator is None or not self.settings.augmented_dropout:
             return augmented_TA
-        keep_T1 = augmented_TA.new_empty(len(augmented_TA), 1)
-        return augmented_TA * keep_T1.bernoulli_(1 - self.settings.augmented_dropout, generator=generator)
+        return augmented_TA * kept((len(augmented_TA), 1), self.settings.augmented_dropout, generator)
 
-    def embed_users(self, inputs: UserInputs, generator: torch.Generator | None = None) -> Tensor:
+    def embed_users(self, inputs: UserInputs, generator: np.random.Generator | None = None) -> Tensor:
         """Return p_u (B, D)."""
         pooled_BK = None
         if inputs.history is not None and self.history_weights is not None:
@@ -114,7 +116,7 @@ class Dat(RetrievalModel):
                 scored.item_augmented_BA, target_BD, scored.num_pairs
             )
         if scored.category_T is not None and settings.lambda_cal:
-            parts["category_alignment"] = settings.lambda_cal * losses.category_alignment_loss(
+            parts["category_alignment"] = settings.lambda_cal * category_alignment_loss(
                 scored.items_TD, scored.category_T
             )
         return parts

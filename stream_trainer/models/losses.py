@@ -1,12 +1,15 @@
 """The losses of DAT (dat.md) and of later practice: pure functions of scores and embeddings.
 
-Legend: B positives, J candidates of each (column 0 is the positive), D width, T items, n of them with a
-category, C categories, M items of the largest.
+Legend: B positives, J candidates of each (column 0 is the positive), D width.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_ROWS_AT_ONCE = 64
 
 
 def bce_loss(logits_BJ: Tensor, valid_BJ: Tensor) -> Tensor:
@@ -28,8 +31,33 @@ def sampled_softmax_loss(logits_BJ: Tensor, valid_BJ: Tensor) -> Tensor:
     >>> round(float(sampled_softmax_loss(torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool))), 4)
     0.6931
     """
-    masked_BJ = logits_BJ.masked_fill(~valid_BJ, float("-inf"))
-    return F.cross_entropy(masked_BJ, masked_BJ.new_zeros(len(masked_BJ), dtype=torch.long))
+    loss: Tensor = _SampledSoftmax.apply(logits_BJ, valid_BJ)
+    return loss
+
+
+class _SampledSoftmax(torch.autograd.Function):
+    """A block of rows at a time, gradient included: the matrix of logits is too large for the cache, and
+    autograd would walk through it a dozen times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_BJ: Tensor, valid_BJ: Tensor) -> Tensor:
+        num = len(logits_BJ)
+        ctx.gradient_BJ = torch.empty_like(logits_BJ)
+        losses_B = logits_BJ.new_empty(num)
+        for start in range(0, num, _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            logs = torch.where(valid_BJ[rows], logits_BJ[rows], float("-inf")).log_softmax(1)
+            losses_B[rows] = -logs[:, 0]
+            torch.exp(logs, out=ctx.gradient_BJ[rows])
+        ctx.gradient_BJ[:, 0] -= 1
+        return losses_B.mean()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """∂/∂logit = (softmax − 1 for the positive, softmax for the others) / B."""
+        return ctx.gradient_BJ * (gradient / len(ctx.gradient_BJ)), None
 
 
 def mimic_loss(augmented_BD: Tensor, target_BD: Tensor, num_pairs: int) -> Tensor:
@@ -42,34 +70,3 @@ def mimic_loss(augmented_BD: Tensor, target_BD: Tensor, num_pairs: int) -> Tenso
     2.0
     """
     return (augmented_BD - target_BD.detach()).square().sum() / num_pairs
-
-
-def category_alignment_loss(embedding_TD: Tensor, category_T: Tensor) -> Tensor:
-    """Return loss_CA: Σ ‖C(S_major) − C(S_i)‖_F² over the batch's categories other than the one with most
-    items.
-
-    C is the sample covariance. Items without a category (negative numbers) are left out, as is a category
-    with fewer than two items, which has no covariance. Of equally large categories the smallest number is the
-    major one.
-    """
-    known_T = category_T >= 0
-    embedding_nD = embedding_TD[known_T]
-    _, category_n, counts_C = torch.unique(category_T[known_T], return_inverse=True, return_counts=True)
-    if int((counts_C > 1).sum()) < 2:
-        return embedding_TD.sum() * 0.0
-    num, width, most = len(counts_C), embedding_TD.shape[1], int(counts_C.max())
-    sums_CD = embedding_nD.new_zeros(num, width).index_add(0, category_n, embedding_nD)
-    means_CD = sums_CD / counts_C.unsqueeze(1)
-    centred_nD = embedding_nD - means_CD.index_select(0, category_n)
-    # One product for all categories: the rows of each stand together, filled up with zeros to the longest.
-    order_n = torch.argsort(category_n, stable=True)
-    starts_C = torch.cumsum(counts_C, 0) - counts_C
-    sorted_n = category_n[order_n]
-    place_n = sorted_n * most + torch.arange(len(order_n)) - starts_C[sorted_n]
-    rows_CMD = embedding_nD.new_zeros(num * most, width).index_copy(
-        0, place_n, centred_nD.index_select(0, order_n)
-    )
-    rows_CMD = rows_CMD.view(num, most, width)
-    covariance_CDD = rows_CMD.transpose(1, 2) @ rows_CMD / (counts_C - 1).clamp(min=1).view(-1, 1, 1)
-    apart_CDD = covariance_CDD - covariance_CDD[int(torch.argmax(counts_C))]
-    return torch.sum(apart_CDD[counts_C > 1].square())

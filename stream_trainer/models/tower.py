@@ -4,13 +4,16 @@ Legend: B rows, Z input width, K embedding width, N numeric features, D output w
 """
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from feature_store.configuration import ModelSettings
+from stream_trainer.models.relu_layers import relu_layers
 
 
 class NumericLayers(nn.Module):
@@ -46,11 +49,7 @@ class Tower(nn.Module):
         """Return p (B, D); of length one, if so set (or zero where a last ReLU killed every unit). Leading
         dimensions may be more than one.
         """
-        h = z_BZ
-        for number, layer in enumerate(self.layers, start=1):
-            h = layer(h)
-            if number < len(self.layers) or self.last_relu:
-                h = F.relu(h, inplace=True)  # a copy of the widest layer is not cheap
+        h = relu_layers(z_BZ, self.layers, self.last_relu)
         h = h.float()  # layers may compute in bfloat16; lengths and sums want more
         if residual_BD is not None:
             h = h + residual_BD
@@ -62,12 +61,20 @@ def unit_length(x: Tensor, normalise: bool) -> Tensor:
     return F.normalize(x, dim=-1) if normalise else x
 
 
-def drop(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+def drop(x: Tensor, rate: float, generator: np.random.Generator | None) -> Tensor:
     """Dropout with a generator of its own: without one (serving, evaluation) it changes nothing."""
     if generator is None or not rate:
         return x
-    keep = torch.empty_like(x).bernoulli_(1 - rate, generator=generator)
-    return x * keep / (1 - rate)
+    return x * kept(x.shape, rate, generator).mul_(1 / (1 - rate))
+
+
+def kept(shape: Sequence[int], rate: float, generator: np.random.Generator) -> Tensor:
+    """Draw what dropout leaves: a tensor that is 0 at the given rate, to 2^-16, and else 1.
+
+    By numpy's bits: the same with every build of torch, and many times as fast as its `bernoulli_`.
+    """
+    words = np.frombuffer(generator.bytes(2 * math.prod(shape)), np.uint16)
+    return torch.from_numpy((words >= round(rate * 2**16)).astype(np.float32)).view(*shape)
 
 
 class HistoryWeights(nn.Module):

@@ -6,6 +6,7 @@ age) are left out, its item side knows no features, and input and output share o
 queries, T items, K embedding width, D output width (the same), Z input width.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,11 +25,11 @@ class YouTubeDnn(RetrievalModel):
         self.user_tower = Tower(user_dim + model.numeric_dim * num_numbers, model)
         self.user_numeric = NumericLayers(num_numbers, model.numeric_dim) if num_numbers else None
 
-    def embed_items(self, inputs: ItemInputs, generator: torch.Generator | None = None) -> Tensor:
+    def embed_items(self, inputs: ItemInputs, generator: np.random.Generator | None = None) -> Tensor:
         """Return p_v (T, D): the ID's embedding."""
         return unit_length(inputs.embedding_TK, self.settings.normalise)
 
-    def embed_users(self, inputs: UserInputs, generator: torch.Generator | None = None) -> Tensor:
+    def embed_users(self, inputs: UserInputs, generator: np.random.Generator | None = None) -> Tensor:
         """Return p_u (B, D)."""
         assert inputs.history is not None  # the configuration refuses a history of length 0
         mean_BK = pool_history(*inputs.history, mean=True)

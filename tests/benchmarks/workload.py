@@ -12,17 +12,12 @@ import torch
 
 from feature_store.codec import encode
 from feature_store.configuration import Configuration
-from feature_store.index import IdIndex, NumberIndex
-from feature_store.numbering import Numbering
-from feature_store.rows import RowTable
 from feature_store.schema import Click, Impression
 from feature_store.settings import load_configuration
 from feature_store.store import FeatureStore
-from stream_trainer.corpus import Corpus
+from stream_trainer.chunk import Joined
 from stream_trainer.event_log import EventLog
-from stream_trainer.examples import ExampleWidths, UserOp, fold_users
-from stream_trainer.learner import Learner, Tables
-from stream_trainer.models.factory import row_layouts
+from stream_trainer.session import Session
 from stream_trainer.state import TrainerState
 
 NUM_USERS, NUM_ITEMS, NUM_CATEGORIES = 695_513, 243_166, 11
@@ -51,6 +46,22 @@ def configuration(folder: Path, *overrides: str) -> Configuration:
     return load_configuration(None, [*settings, *overrides], {})
 
 
+def default_configuration(folder: Path, *overrides: str) -> Configuration:
+    """Return the default preset at the bench's sizes."""
+    settings = [
+        "learning.prequential_every=0",
+        "store.row_memory_mib=4096",
+        f"store.path={folder / 'store'}",
+        f"log.path={folder / 'log'}",
+    ]
+    return load_configuration(None, [*settings, *overrides], {})
+
+
+def with_settings(config: Configuration, **learning: object) -> Configuration:
+    """Return settings that differ in some of [learning]."""
+    return config.model_copy(update={"learning": config.learning.model_copy(update=learning)})
+
+
 def user_id(number: int) -> str:
     """Name a user."""
     return f"A{number:012d}"
@@ -62,9 +73,10 @@ def item_id(number: int) -> str:
 
 
 def fill_store(config: Configuration) -> None:
-    """Commit a row for every user and item, with categories, as a long-lived trainer would have."""
+    """Commit a row for every user and item, with categories and histories, as a long-lived trainer has."""
     store = FeatureStore(config.store.path)
     state = TrainerState(config, store)
+    rng = np.random.default_rng(0)
     for start in range(0, NUM_ITEMS, _CHUNK):
         for number in range(start, min(start + _CHUNK, NUM_ITEMS)):
             state.item_numbers.number(item_id(number))
@@ -73,7 +85,11 @@ def fill_store(config: Configuration) -> None:
         state.commit()
     for start in range(0, NUM_USERS, _CHUNK):
         state.tables.user.begin_batch()
-        state.tables.user.slots([user_id(n) for n in range(start, min(start + _CHUNK, NUM_USERS))])
+        slots = state.tables.user.slots([user_id(n) for n in range(start, min(start + _CHUNK, NUM_USERS))])
+        if config.model.history_length:
+            history = rng.integers(NUM_ITEMS, size=(len(slots), config.model.history_length), dtype=np.int32)
+            history[:, : config.model.history_length // 2] = -1
+            state.tables.user.write(slots, {"history": history})
         state.commit()
     store.close()
 
@@ -104,47 +120,36 @@ def write_events(event_log: EventLog, config: Configuration, segment: int, num_p
 
 
 class LearnStep:
-    """Row (b): the trainer's own learning step over tables in memory, without log, join or commit."""
+    """Rows (b): the trainer's own session over rows in memory, without log, join or commit."""
 
     def __init__(self, config: Configuration) -> None:
-        layouts = row_layouts(config.model, config.features, config.learning.rows_optimiser)
-        items, values = Numbering(), Numbering()
-        for number in range(NUM_ITEMS):
-            items.number(item_id(number))
-        for number in range(NUM_CATEGORIES):
-            values.number(f"category\x00category {number}")
-
-        def nothing_stored(keys: list[bytes]) -> list[bytes | None]:
-            return [None] * len(keys)
-
-        self._tables = Tables(
-            RowTable(
-                "item", layouts["item"], NumberIndex(NUM_ITEMS, items.ids), nothing_stored, NUM_ITEMS, 0
-            ),
-            RowTable("user", layouts["user"], IdIndex(NUM_USERS), nothing_stored, NUM_USERS, 0),
-            RowTable("value", layouts["value"], NumberIndex(1024, values.ids), nothing_stored, 1024, 0),
-        )
-        corpus = Corpus()
-        for start in range(0, NUM_ITEMS, _CHUNK):
-            numbers = np.arange(start, min(start + _CHUNK, NUM_ITEMS))
-            slots = self._tables.item.slots(numbers)
-            self._tables.item.write(slots, {"values": (numbers % NUM_CATEGORIES).astype(np.int32)[:, None]})
-            for number in numbers.tolist():
-                corpus.add(number)
-        for start in range(0, NUM_USERS, _CHUNK):
-            self._tables.user.slots([user_id(n) for n in range(start, min(start + _CHUNK, NUM_USERS))])
-        self._learner = Learner(config, self._tables, corpus)
+        self.config = config
+        self._store = FeatureStore(config.store.path)
+        self._state = TrainerState(config, self._store)
+        warm(self._state)
+        self._session = Session(config, self._state, lambda *_: None, self._refuse)
         self._num_learned = 0
 
     def step(self, users_B: torch.Tensor, positive_B: torch.Tensor) -> None:
-        """Learn one batch of positives, from operations in stream order as the session hands them over."""
+        """Learn some positives, in batches of the configured size."""
         pairs = zip(users_B.tolist(), positive_B.tolist(), strict=True)
-        ops = [UserOp(user_id(user), item, 0, self._num_learned + n) for n, (user, item) in enumerate(pairs)]
-        for table in self._tables:
-            table.begin_batch()
-        examples = fold_users(self._tables.user, ops, ExampleWidths(0, 0, 0, 0, 0))
-        self._learner.step(examples, len(examples), self._num_learned)
-        self._num_learned += len(examples)
+        for number, (user, item) in enumerate(pairs, start=self._num_learned):
+            self._state.unapplied.append(Joined(user_id(user), item_id(item), 0, number))
+        while self._state.unapplied:
+            self._session.apply_next()
+        self._num_learned += len(users_B)
+
+    def set_precision(self, precision: str) -> None:
+        """Let the towers compute in this precision from now on."""
+        self._state.learner.config = with_settings(self.config, precision=precision)
+
+    def close(self) -> None:
+        """Release the store."""
+        self._store.close()
+
+    @staticmethod
+    def _refuse() -> None:
+        raise RuntimeError("a learn step alone is not to commit")
 
 
 def batches(num_batches: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stream_trainer.models.alignment import category_alignment_loss
 from stream_trainer.models.losses import (
     bce_loss,
-    category_alignment_loss,
     mimic_loss,
     sampled_softmax_loss,
 )
@@ -137,6 +137,21 @@ def test_without_two_covariances_there_is_nothing_to_align(category: list[int]) 
     assert float(loss.detach()) == 0.0
     assert embedding.grad is not None
     assert (embedding.grad == 0).all()
+
+
+def test_the_gradient_of_the_softmax_is_its_slope() -> None:
+    logits = torch.randn(70, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    valid = torch.rand(70, 5, generator=torch.Generator().manual_seed(1)) < 0.7
+    valid[:, 0] = True
+    logits.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda x: 3 * sampled_softmax_loss(x, valid), (logits,))
+
+
+def test_the_gradient_of_alignment_is_its_slope() -> None:
+    embedding = torch.randn(12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    category = torch.tensor([4, 1, 4, -1, 1, 4, 7, 4, 2, 2, 2, -1])
+    embedding.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda x: category_alignment_loss(x, category), (embedding,))
 
 
 @settings(deadline=None, max_examples=60)

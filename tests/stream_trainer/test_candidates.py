@@ -61,12 +61,16 @@ def test_scores_are_inner_products_and_only_real_negatives_count(in_batch: bool,
     generator = torch.Generator().manual_seed(1)
     users = torch.randn(len(items), 3, generator=generator)
     by_number = torch.randn(10, 3, generator=generator)
-    scores, valid, places = score(laid, users, by_number[torch.from_numpy(tower_T)], in_batch)
+    items_TD, log_expected_T = by_number[torch.from_numpy(tower_T)], torch.from_numpy(tower_T) / 10
+    scores, valid = score(laid, users, items_TD, in_batch)
+    corrected, still_valid = score(laid, users, items_TD, in_batch, log_expected_T)
+    assert torch.equal(valid, still_valid)
     for b, item in enumerate(items.tolist()):
         row = [item, *own[b].tolist(), *shared.tolist(), *(items.tolist() if in_batch else [])]
         assert scores.shape[1] == len(row)
         for j, number in enumerate(row):
             assert bool(valid[b, j]) == (j == 0 or (number not in (-1, item)))
             if number >= 0:
-                assert int(tower_T[places[b, j]]) == number
-                assert float(scores[b, j]) == pytest.approx(float(users[b] @ by_number[number]), abs=1e-5)
+                expected = float(users[b] @ by_number[number])
+                assert float(scores[b, j]) == pytest.approx(expected, abs=1e-5)
+                assert float(corrected[b, j]) == pytest.approx(expected - number / 10, abs=1e-5)

@@ -1,0 +1,45 @@
+"""The machine under the bench: when it is idle, what its processor can, and a broker on it."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_SETTLE_LIMIT_S = 60
+_BROKER = Path(__file__).parents[2] / "deploy" / "kafka" / "broker.py"
+
+
+def settle() -> None:
+    """Wait until the machine is idle: what one row leaves behind (RocksDB's compactions) must not burden the
+    next one.
+    """
+    deadline_s = time.monotonic() + _SETTLE_LIMIT_S
+    while time.monotonic() < deadline_s:
+        before = _cpu_ticks()
+        time.sleep(1)
+        total, idle = (now - then for now, then in zip(_cpu_ticks(), before, strict=True))
+        if idle > 0.9 * total:
+            return
+
+
+def has_bfloat16() -> bool:
+    """Return whether the processor multiplies matrices of bfloat16 by instructions of its own."""
+    words = set(Path("/proc/cpuinfo").read_text().split())
+    return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def start_broker(folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """Start our own broker on a free port; return it and its address."""
+    command = [sys.executable, str(_BROKER), "--port", "0", "--data", str(folder / "kafka")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("127.0.0.1:"):
+            return process, line.strip()
+    raise RuntimeError("the broker did not start; run `make kafka` to see why")
+
+
+def _cpu_ticks() -> tuple[int, int]:
+    """Return all ticks of all processors so far, and the idle ones among them."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(ticks), ticks[3] + ticks[4]

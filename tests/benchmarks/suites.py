@@ -1,0 +1,238 @@
+"""Which rows the bench has and what they claim: for the paper's model with every way to feed it, and for the
+default preset.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from machine import has_bfloat16
+from reference import Floor, PlainDefaultLoop, PlainLoop
+from streams import EndToEnd, joined_records_per_second, polled_records_per_second, same_bytes
+from workload import (
+    BATCH,
+    HIDDEN,
+    NEGATIVES,
+    NUM_ITEMS,
+    NUM_USERS,
+    LearnStep,
+    batches,
+    configuration,
+    default_configuration,
+    fill_store,
+    with_settings,
+)
+
+from feature_store.configuration import Configuration
+from stream_trainer.models.factory import row_layouts
+
+
+class Row(NamedTuple):
+    """Something measured once a round. `run` takes the round's seed and returns things per second."""
+
+    name: str
+    what: str
+    num_threads: int
+    run: Callable[[int], float]
+
+
+class Claim(NamedTuple):
+    """The ratio of two rows of one round, and what it is to reach."""
+
+    what: str
+    row: str
+    base: str
+    at_least: float
+
+
+# In place of S = 5: the other positives' items of the batch.
+_IN_BATCH = {"negatives_per_positive": 0, "in_batch_negatives": True}
+
+
+class Suite(NamedTuple):
+    """Rows in the order in which they are measured."""
+
+    title: str
+    rows: list[Row]
+    claims: list[Claim]
+    streams: dict[str, EndToEnd]
+    """Whose commits are of interest."""
+    steps: dict[str, LearnStep]
+    """Whose parts are of interest."""
+
+
+class _Stores:
+    """Copies of a filled store, each with topics of its own: filling one takes a minute."""
+
+    def __init__(self, config: Configuration, folder: Path, address: str) -> None:
+        fill_store(config)
+        self._config, self._folder, self._address = config, folder, address
+        self._num = 0
+
+    def copy(self, log: str = "file", **store: object) -> Configuration:
+        """Return settings over a store of their own, with these settings of [store]."""
+        self._num += 1
+        config, path = self._config, self._folder / f"store{self._num}"
+        shutil.copytree(config.store.path, path)
+        topics = {
+            name: f"{self._folder.name}-{name}-{self._num}" for name in type(config.topics).model_fields
+        }
+        where = {"path": self._folder / "log", "kind": log, "bootstrap_servers": self._address}
+        return config.model_copy(
+            update={
+                "store": config.store.model_copy(update={"path": path, **store}),
+                "log": config.log.model_copy(update=where),
+                "topics": config.topics.model_copy(update=topics),
+            }
+        )
+
+
+def paper_suite(folder: Path, address: str, num_batches: int, num_positives: int, stack: ExitStack) -> Suite:
+    """The paper's model (with what lets it learn) at Amazon Books' size."""
+    stores = _Stores(configuration(folder), folder, address)
+    plain, floor = PlainLoop(NUM_USERS, NUM_ITEMS, HIDDEN, BATCH, NEGATIVES), Floor(HIDDEN, BATCH, 6 * BATCH)
+    alone = stack.enter_context(closing(LearnStep(stores.copy())))
+    tenth = stores.copy(row_memory_mib=_tenth_of_rows_mib(configuration(folder)))
+    same_bytes(stores.copy(), stores.copy(row_memory_mib=tenth.store.row_memory_mib), 32 * BATCH)
+    files, kafka, small = (
+        stack.enter_context(closing(EndToEnd(*given)))
+        for given in [
+            (stores.copy(), num_positives),
+            (stores.copy("kafka"), num_positives),
+            (tenth, num_positives // 4),
+        ]
+    )
+    rows = [
+        Row("a", "plain in-memory PyTorch loop", 2, partial(time_steps, plain.step, num_batches)),
+        Row("e", "matrix products alone (floor)", 2, partial(time_steps, floor.step, num_batches)),
+        Row("b", "learn step alone", 2, partial(_learn, alone, num_batches, "float32")),
+        Row("b16", "… in bfloat16", 2, partial(_learn, alone, num_batches, "bfloat16")),
+        Row("c", "end to end, file log, commits", 1, _run(files)),
+        Row("c16", "… in bfloat16", 1, _run(files, precision="bfloat16")),
+        Row("n", "… with in-batch negatives alone", 1, _run(files, **_IN_BATCH)),
+        Row("m", "… with memory for a tenth of the rows", 1, _run(small)),
+        Row("d", "end to end, Kafka, commits", 1, _run(kafka)),
+        Row("d16", "… in bfloat16", 1, _run(kafka, precision="bfloat16")),
+        Row("p", "kafka-python's poll alone, records", 1, lambda _: polled_records_per_second(kafka)),
+        Row("q", "poll, decode, merge and join, records", 1, lambda _: joined_records_per_second(kafka)),
+    ]
+    best = "16" if has_bfloat16() else ""
+    claims = [
+        Claim("learn step ÷ plain loop", "b", "a", 1.5),
+        Claim("learn step ÷ floor", "b", "e", 0.5),
+        Claim("learn step, bfloat16 ÷ float32", "b16", "b", 1.5),
+        Claim("end to end from files, best precision ÷ plain loop", f"c{best}", "a", 1.4),
+        Claim("end to end from Kafka, best precision ÷ plain loop", f"d{best}", "a", 1.0),
+        Claim("poll … join ÷ bare poll", "q", "p", 0.5),
+        Claim("in-batch ÷ S = 5, end to end", "n", "c", 1.5),
+        Claim("memory for a tenth of the rows ÷ for all", "m", "c", 0.5),
+    ]
+    title = f"the paper's model: batch {BATCH}, S = {NEGATIVES}, {NUM_USERS:,} users, {NUM_ITEMS:,} items"
+    return _possible(Suite(title, rows, claims, {"c": files, "d": kafka, "m": small}, {"b": alone}))
+
+
+def default_suite(
+    folder: Path, address: str, num_batches: int, num_positives: int, stack: ExitStack
+) -> Suite:
+    """The default preset, without rehearsal and with 8 rehearsed examples to each new one."""
+    config = default_configuration(folder)
+    stores, batch, shared = (
+        _Stores(config, folder, address),
+        config.learning.batch_size,
+        config.learning.shared_negatives,
+    )
+    suite = Suite(
+        f"the default preset: new events/s, batches of {batch} new, {shared} shared negatives", [], [], {}, {}
+    )
+    for ratio in (0, 8):
+        plain = PlainDefaultLoop(NUM_USERS, NUM_ITEMS, HIDDEN, batch, ratio)
+        floor = Floor(HIDDEN, batch * (1 + ratio), batch * (1 + ratio) + shared)
+        given = [with_settings(stores.copy(log), rehearsal_ratio=ratio) for log in ("file", "file", "kafka")]
+        alone = stack.enter_context(closing(LearnStep(given[0])))
+        files, kafka = (
+            stack.enter_context(closing(EndToEnd(one, num_positives // (1 + ratio)))) for one in given[1:]
+        )
+        suite.streams.update({f"c{ratio}": files, f"d{ratio}": kafka})
+        suite.steps[f"b{ratio}"] = alone
+        suite.rows.extend(
+            [
+                Row(
+                    f"a{ratio}",
+                    f"rehearsal {ratio}: plain in-memory loop",
+                    2,
+                    partial(time_steps, plain.step, num_batches),
+                ),
+                Row(
+                    f"e{ratio}",
+                    "matrix products alone (floor)",
+                    2,
+                    partial(_products, floor, batch, num_batches),
+                ),
+                Row(f"b{ratio}", "learn step alone", 2, partial(_learn, alone, num_batches, "float32")),
+                Row(f"b{ratio}16", "… in bfloat16", 2, partial(_learn, alone, num_batches, "bfloat16")),
+                Row(f"c{ratio}", "end to end, file log, commits", 1, _run(files)),
+                Row(f"c{ratio}16", "… in bfloat16", 1, _run(files, precision="bfloat16")),
+                Row(f"d{ratio}", "end to end, Kafka, commits", 1, _run(kafka)),
+                Row(f"d{ratio}16", "… in bfloat16", 1, _run(kafka, precision="bfloat16")),
+            ]
+        )
+        best = f"{ratio}16" if has_bfloat16() else f"{ratio}"
+        suite.claims.extend(
+            [
+                Claim(f"rehearsal {ratio}: learn step ÷ plain loop", f"b{ratio}", f"a{ratio}", 1.5),
+                Claim("learn step ÷ floor", f"b{ratio}", f"e{ratio}", 0.5),
+                Claim("learn step, bfloat16 ÷ float32", f"b{ratio}16", f"b{ratio}", 1.5),
+                Claim("end to end from files, best precision ÷ plain loop", f"c{best}", f"a{ratio}", 1.4),
+                Claim("end to end from Kafka, best precision ÷ plain loop", f"d{best}", f"a{ratio}", 1.0),
+            ]
+        )
+    return _possible(suite)
+
+
+def time_steps(step: Callable[[torch.Tensor, torch.Tensor], None], num_batches: int, seed: int) -> float:
+    """Return positives per second over some batches, two more being run first."""
+    for pair in batches(2, seed + 1):
+        step(*pair)
+    start = time.perf_counter()
+    for pair in batches(num_batches, seed):
+        step(*pair)
+    return num_batches * BATCH / (time.perf_counter() - start)
+
+
+def _learn(alone: LearnStep, num_batches: int, precision: str, seed: int) -> float:
+    alone.set_precision(precision)
+    return time_steps(alone.step, num_batches, seed)
+
+
+def _products(floor: Floor, batch: int, num_batches: int, seed: int) -> float:
+    """Rows of `batch` positives each, though `batches` yields more at once."""
+
+    def step(users_B: torch.Tensor, positive_B: torch.Tensor) -> None:
+        for _ in range(len(users_B) // batch):
+            floor.step(users_B, positive_B)
+
+    return time_steps(step, num_batches, seed)
+
+
+def _run(stream: EndToEnd, **learning: object) -> Callable[[int], float]:
+    return lambda _: stream.positives_per_second(**learning)
+
+
+def _tenth_of_rows_mib(config: Configuration) -> int:
+    layouts = row_layouts(config.model, config.features, config.learning.rows_optimiser)
+    num_bytes = 4 * (NUM_USERS * layouts["user"].width + NUM_ITEMS * layouts["item"].width)
+    return round(num_bytes / 10 / 2**20)
+
+
+def _possible(suite: Suite) -> Suite:
+    """Leave out bfloat16 where the processor has no instructions for it."""
+    if has_bfloat16():
+        return suite
+    rows = [row for row in suite.rows if not row.name.endswith("16")]
+    claims = [claim for claim in suite.claims if not claim.row.endswith("16")]
+    return suite._replace(rows=rows, claims=claims)

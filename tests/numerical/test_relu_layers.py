@@ -1,0 +1,67 @@
+"""The tower's layers as one function, against the chain of torch's own layers. Legend as there."""
+
+from collections.abc import Iterable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stream_trainer.models.relu_layers import relu_layers
+
+
+def chain(z: Tensor, layers: Iterable[nn.Module], last_relu: bool) -> Tensor:
+    """Return the same by torch's own layers."""
+    layers = list(layers)
+    h = z
+    for number, layer in enumerate(layers, start=1):
+        h = layer(h)
+        h = F.relu(h) if number < len(layers) or last_relu else h
+    return h
+
+
+def make(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, nn.ModuleList]:
+    """Return inputs and three layers, by one seed."""
+    torch.manual_seed(1)
+    layers = nn.ModuleList(nn.Linear(a, b, dtype=dtype) for a, b in [(shape[-1], 9), (9, 7), (7, 4)])
+    return torch.randn(shape, dtype=dtype, requires_grad=True), layers
+
+
+def learned(function: object, shape: tuple[int, ...], last_relu: bool) -> list[Tensor]:
+    """Return the output, and every gradient of its square sum."""
+    z, layers = make(shape)
+    assert callable(function)
+    output = function(z, layers, last_relu)
+    output.square().sum().backward()
+    gradients = [parameter.grad for parameter in (z, *layers.parameters())]
+    return [output, *(gradient for gradient in gradients if gradient is not None)]
+
+
+@pytest.mark.parametrize("shape", [(50, 6), (10, 5, 6), (0, 6)])
+@pytest.mark.parametrize("last_relu", [False, True])
+def test_it_is_bit_for_bit_the_chain_of_layers(shape: tuple[int, ...], last_relu: bool) -> None:
+    ours, theirs = learned(relu_layers, shape, last_relu), learned(chain, shape, last_relu)
+    assert len(ours) == len(theirs) == 8
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_gradient_is_the_slope() -> None:
+    z, layers = make((5, 6), torch.float64)
+    parameters = tuple(layers.parameters())
+    assert torch.autograd.gradcheck(lambda z, *_: relu_layers(z, layers, False), (z, *parameters))
+
+
+def test_under_autocast_the_layers_compute_in_bfloat16_and_gradients_come_back_in_float32() -> None:
+    z, layers = make((50, 6))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = relu_layers(z, layers, False)
+        theirs = chain(z, layers, False)
+    assert half.dtype == theirs.dtype == torch.bfloat16
+    torch.testing.assert_close(half, theirs)
+    half.float().square().sum().backward()
+    assert z.grad is not None
+    assert z.grad.dtype == torch.float32
+    full, gradient = learned(chain, (50, 6), False)[:2]
+    torch.testing.assert_close(half.float(), full, rtol=0.05, atol=0.02)
+    torch.testing.assert_close(z.grad, gradient, rtol=0.1, atol=0.03)
