@@ -20,6 +20,8 @@ from rich.table import Table
 from suites import Suite, default_suite, paper_suite
 from workload import BATCH
 
+from feature_store.telemetry import calm_garbage_collector
+
 _SUITES = {"paper": paper_suite, "default": default_suite}
 Figures = dict[str, list[float]]
 
@@ -85,7 +87,7 @@ def show_stalls(suite: Suite) -> Table:
 
 def show_parts(name: str, parts: dict[str, float]) -> Table:
     """Return the table of where a learning step's time goes."""
-    table = Table(title=f"({name}): milliseconds a batch, by part; one thread, under the profiler")
+    table = Table(title=f"({name}): milliseconds a batch, by part (one thread, float32, profiled)")
     table.add_column("part")
     table.add_column("ms", justify="right")
     for part, milliseconds in parts.items():
@@ -99,7 +101,8 @@ def bench(name: str, folder: Path, address: str, args: argparse.Namespace) -> di
     console.print(f"[bold]{name}[/]: filling stores of Amazon Books' size …")
     with ExitStack() as stack:
         suite = _SUITES[name](folder, address, args.batches, args.positives, stack)
-        figures = measure(suite, args.rounds, console)
+        with calm_garbage_collector():
+            figures = measure(suite, args.rounds, console)
         torch.set_num_threads(1)
         parts = {key: milliseconds_per_batch(step) for key, step in suite.steps.items()}
         console.print(show_rows(suite, figures), show_claims(suite, figures), show_stalls(suite))

@@ -15,6 +15,7 @@ def milliseconds_per_batch(alone: LearnStep) -> dict[str, float]:
     """Return the time of each function that a learning step is made of, over some batches, largest first;
     those below a hundredth are "all else".
     """
+    alone.set_precision("float32")
     profile = cProfile.Profile()
     profile.enable()
     for pair in batches(_NUM_BATCHES, seed=0):

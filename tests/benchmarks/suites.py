@@ -82,7 +82,7 @@ class _Stores:
         topics = {
             name: f"{self._folder.name}-{name}-{self._num}" for name in type(config.topics).model_fields
         }
-        where = {"path": self._folder / "log", "kind": log, "bootstrap_servers": self._address}
+        where = {"path": self._folder / f"log{self._num}", "kind": log, "bootstrap_servers": self._address}
         return config.model_copy(
             update={
                 "store": config.store.model_copy(update={"path": path, **store}),

@@ -95,10 +95,14 @@ def fill_store(config: Configuration) -> None:
 
 
 def warm(state: TrainerState) -> None:
-    """Bring every row into memory, as they are in a trainer that has run for a while."""
+    """Bring rows into memory, as they are in a trainer that has run for a while: all, or what there is room
+    for.
+    """
     for start in range(0, NUM_ITEMS, _CHUNK):
+        state.tables.item.begin_batch()
         state.tables.item.slots(np.arange(start, min(start + _CHUNK, NUM_ITEMS)))
     for start in range(0, NUM_USERS, _CHUNK):
+        state.tables.user.begin_batch()
         state.tables.user.slots([user_id(n) for n in range(start, min(start + _CHUNK, NUM_USERS))])
 
 
