@@ -7,7 +7,7 @@ PACKAGES := feature_store stream_trainer index_refresher simulators
 PROMETHEUS := build/prometheus/usr/bin/prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bench-books kafka format clean
+.PHONY: help setup demo test check bench bench-books bench-big kafka format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ bench: $(INSTALLED) ## measure positives per second, side by side with plain PyT
 
 bench-books: $(INSTALLED) ## replay generated logs of up to Amazon Books' size; writes build/bench-books.json (half an hour)
 	$(BIN)/python tests/benchmarks/books.py
+
+bench-big: $(INSTALLED) ## ten times those users with memory for some of their rows only; writes build/bench-big.json
+	$(BIN)/python tests/benchmarks/big.py
 
 kafka: $(INSTALLED) ## run one Kafka broker on 127.0.0.1:9092 until Ctrl-C
 	$(BIN)/python deploy/kafka/broker.py

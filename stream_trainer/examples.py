@@ -68,6 +68,8 @@ class Examples(NamedTuple):
 
     users: list[str]
     records: Records
+    slots: npt.NDArray[np.int64] | None = None
+    """Where the users' rows stand in memory, until the next batch; None, or -1, where nobody looked."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -76,7 +78,22 @@ class Examples(NamedTuple):
     def concatenate(cls, parts: "Sequence[Examples]") -> "Examples":
         """Join several sets of examples in order."""
         users = [user for part in parts for user in part.users]
-        return cls(users, np.concatenate([part.records for part in parts]))
+        slots = [np.full(len(part), -1) if part.slots is None else part.slots for part in parts]
+        return cls(users, np.concatenate([part.records for part in parts]), np.concatenate(slots))
+
+    def first(self, num: int) -> "Examples":
+        """Return the first of them."""
+        slots = None if self.slots is None else self.slots[:num]
+        return Examples(self.users[:num], self.records[:num], slots)
+
+    def find(self, table: RowTable) -> npt.NDArray[np.int64]:
+        """Return where the users' rows stand (B,), looking up those that nobody has looked up."""
+        if self.slots is None:
+            return table.slots(self.users)
+        missing = np.flatnonzero(self.slots < 0)
+        if len(missing):
+            self.slots[missing] = table.slots([self.users[place] for place in missing.tolist()])
+        return self.slots
 
 
 def fold_users(table: RowTable, ops: Sequence[UserOp], widths: ExampleWidths) -> Examples:
@@ -85,25 +102,30 @@ def fold_users(table: RowTable, ops: Sequence[UserOp], widths: ExampleWidths) ->
     Works in waves, the n-th operation of every user at once, because a user's own order matters and nobody
     else's does.
     """
-    positives = [op for op in ops if op.is_positive]
-    records = np.zeros(len(positives), widths.dtype())
-    records["item"] = [op.item for op in positives]
-    records["partition"] = [op.partition for op in positives]
-    records["offset"] = [op.offset for op in positives]
+    if not ops:
+        return Examples([], np.zeros(0, widths.dtype()))
+    users, *numbers, shown, _ = zip(*ops, strict=True)
+    items_O, partitions_O, offsets_O = (np.array(column, np.int64) for column in numbers)
+    is_positive_O = items_O != NO_ITEM
+    places = np.flatnonzero(is_positive_O)
+    records = np.zeros(len(places), widths.dtype())
+    records["item"] = items_O[places]
+    records["partition"] = partitions_O[places]
+    records["offset"] = offsets_O[places]
     records["shown"] = NO_ITEM
     if widths.shown:
-        for row, op in enumerate(positives):
-            kept = op.shown[: widths.shown]
+        for row, place in enumerate(places.tolist()):
+            kept = shown[place][: widths.shown]
             records["shown"][row, : len(kept)] = kept
-    slots_O = table.slots([op.user_id for op in ops])
-    example_of_O = np.cumsum([op.is_positive for op in ops]) - 1
+    slots_O = table.slots(users)
+    example_of_O = np.cumsum(is_positive_O) - 1
     for wave in _waves(slots_O):
-        live = np.array([ops[i].is_positive for i in wave], bool)
-        _change_features(table, slots_O, [i for i in wave.tolist() if not ops[i].is_positive], ops)
-        chosen = wave[live]
+        is_positive = is_positive_O[wave]
+        _change_features(table, slots_O, wave[~is_positive].tolist(), ops)
+        chosen = wave[is_positive]
         if len(chosen):
             _fill_and_remember(table, slots_O[chosen], records, example_of_O[chosen])
-    return Examples([op.user_id for op in positives], records)
+    return Examples([users[place] for place in places.tolist()], records, slots_O[places])
 
 
 def _waves(slots_O: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

@@ -66,7 +66,7 @@ class Learner:
             records["history"],
         )
         items = GatheredRows(self.tables.item, self.tables.item.slots(candidates.numbers_I), learn=True)
-        user_rows, place_B = self._gather_users(examples.users)
+        user_rows, place_B = self._gather_users(examples)
         tower_T = candidates.tower_T
         item_values = items.ints("values") if tower_T is None else items.ints("values")[tower_T]
         values = GatheredValues(self.tables.value, item_values, _tensor(records["values"]), learn=True)
@@ -109,7 +109,7 @@ class Learner:
         table = self.tables.user
         numbers, place = np.unique(examples.records["item"][:num_new], return_inverse=True)
         embedding = self.embed_items(numbers).numpy()[place]
-        slots, user = np.unique(table.slots(examples.users[:num_new]), return_inverse=True)
+        slots, user = np.unique(examples.first(num_new).find(table), return_inverse=True)
         sums = np.zeros((len(slots), embedding.shape[1]), np.float32)
         np.add.at(sums, user, embedding)
         added = np.bincount(user).astype(np.float32)[:, None]
@@ -138,7 +138,7 @@ class Learner:
                 examples.records["item"], none.reshape(len(examples), 0), none, examples.records["history"]
             )
             items = GatheredRows(self.tables.item, self.tables.item.slots(candidates.numbers_I), learn=False)
-            users, place_B = self._gather_users(examples.users)
+            users, place_B = self._gather_users(examples)
             values = GatheredValues(
                 self.tables.value,
                 torch.zeros((0, 0), dtype=torch.int32),
@@ -170,11 +170,11 @@ class Learner:
             settings.shared_negatives,
         )
 
-    def _gather_users(self, users: list[str]) -> tuple[GatheredRows | None, Tensor | None]:
+    def _gather_users(self, examples: Examples) -> tuple[GatheredRows | None, Tensor | None]:
         table = self.tables.user
         if not table.layout.num_learned:
             return None, None
-        slots, place_B = np.unique(table.slots(users), return_inverse=True)
+        slots, place_B = np.unique(examples.find(table), return_inverse=True)
         return GatheredRows(table, slots, learn=True), torch.from_numpy(place_B)
 
     def _user_inputs(

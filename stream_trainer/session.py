@@ -47,19 +47,18 @@ class Session:
             self.apply_next()
 
     def apply_next(self) -> None:
-        """Apply the first fact that is not applied yet. A commit may fall in the middle: it holds the fact
-        either among those to be applied or with its effect.
+        """Apply the first fact that is not applied yet, and positives after it up to a full batch. A commit
+        may fall in the middle: it holds a fact either among those to be applied or with its effect.
         """
         state = self.state
         fact = state.unapplied[0]
         if isinstance(fact, Joined):
-            state.pop_fact()
-            self._add_positive(fact)
+            self._add_positives()
         else:
             self._learn_before(fact)
-            state.pop_fact()
+            state.pop_facts(1)
             self._change(fact)
-        if self._num_pending >= self._batch_size or len(state.pending) > self._max_ops:
+        if self._is_full():
             self.learn_what_is_full()
         if isinstance(fact, Changed) and fact.is_item and state.has_many_item_changes:
             if state.tables.item.needs_commit:
@@ -84,15 +83,24 @@ class Session:
         while self.state.pending:
             self._learn(self._config.learning.batch_size)
 
-    def _add_positive(self, fact: Joined) -> None:
-        state = self.state
+    def _is_full(self) -> bool:
+        return self._num_pending >= self._batch_size or len(self.state.pending) > self._max_ops
+
+    def _add_positives(self) -> None:
+        """Let the positives that come next wait for their batch, until it is full."""
+        state, num_taken = self.state, 0
         number_of = state.item_numbers.number
-        number = number_of(fact.item_id)
-        state.corpus.add_seen(number)
-        shown = tuple(map(number_of, fact.shown)) if fact.shown else ()
-        state.pending.append(UserOp(fact.user_id, number, fact.partition, fact.offset, shown))
-        self._pending_items.add(number)
-        self._num_pending += 1
+        for fact in state.unapplied:
+            if not isinstance(fact, Joined) or self._is_full():
+                break
+            number = number_of(fact.item_id)
+            state.corpus.add_seen(number)
+            shown = tuple(map(number_of, fact.shown)) if fact.shown else ()
+            state.pending.append(UserOp(fact.user_id, number, fact.partition, fact.offset, shown))
+            self._pending_items.add(number)
+            self._num_pending += 1
+            num_taken += 1
+        state.pop_facts(num_taken)
 
     def _change(self, fact: Changed) -> None:
         state = self.state

@@ -136,9 +136,10 @@ class TrainerState:
         self._marks = chunk.marks
         self._settle()
 
-    def pop_fact(self) -> None:
-        """Regard the first fact as applied."""
-        self.unapplied.popleft()
+    def pop_facts(self, num: int) -> None:
+        """Regard the first facts as applied."""
+        for _ in range(num):
+            self.unapplied.popleft()
         self._settle()
 
     def _settle(self) -> None:

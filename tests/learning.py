@@ -122,7 +122,7 @@ class World:
         examples, num_new = self.examples(ops)
         self.steps.append((examples, num_new))
         parts = self.learner.step(examples, num_new, self.num_positives)
-        self.rehearsal.add(Examples(examples.users[:num_new], examples.records[:num_new]))
+        self.rehearsal.add(examples.first(num_new))
         self.num_positives += num_new
         return {name: float(part) for name, part in parts.items()}
 

@@ -7,17 +7,14 @@ per positive grows with size; writes build/bench-books.json and, beside it, the 
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-import time
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from footprint import Footprint, folder_bytes, live_bytes
+from daemon import Run, folder_bytes, learn, live_bytes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -50,20 +47,18 @@ class Size:
     """One size of the world: its data, settings and log in a folder of their own."""
 
     def __init__(self, folder: Path, share: int, seed: int, overrides: list[str]) -> None:
-        self.share, self._folder, self._overrides = share, folder, overrides
+        self.share, self._folder = share, folder
         numbers = [n // share for n in (NUM_USERS, NUM_ITEMS, NUM_INTERACTIONS)]
         generate(folder / "data", *numbers, NUM_CATEGORIES, seed)
         self.held: Held = hold_out(load_dataset(folder / "data"), None, None)
-        settings = [
+        self._settings = [
             *feature_overrides(self.held.train),
             f"store.path={folder / 'store'}",
             f"log.path={folder / 'log'}",
-            "metrics.trainer_port=-1",
             *_SETTINGS,
             *overrides,
         ]
-        self._arguments = [f"--set={setting}" for setting in settings]
-        self.config: Configuration = load_configuration(None, settings, {})
+        self.config: Configuration = load_configuration(None, self._settings, {})
         self._events = timeline(self.held.train, seed)
 
     def write(self, num: int | None) -> None:
@@ -75,23 +70,9 @@ class Size:
                     islice(self._events, num), writer, self.config.topics, num_events=num, show_progress=True
                 )
 
-    def learn(self) -> tuple[dict[str, Any], float, Footprint]:
-        """Run the daemon to the log's end; return its summary, how long it was up before the first step of
-        learning in seconds, and its memory.
-        """
-        summary = self._folder / "summary.json"
-        command = [sys.executable, "-m", "stream_trainer", "run", "--until-end", f"--summary={summary}"]
-        start = time.perf_counter()
-        with subprocess.Popen([*command, "--log-level=WARNING", *self._arguments]) as process:
-            footprint = Footprint(process.pid)
-            while process.poll() is None:
-                footprint.look()
-                time.sleep(0.2)
-        seconds = time.perf_counter() - start
-        if process.returncode:
-            raise RuntimeError(f"the trainer ended with {process.returncode}")
-        told = json.loads(summary.read_text())
-        return told, seconds - told["seconds"] + told["steps"][0]["seconds"], footprint
+    def learn(self) -> Run:
+        """Run the daemon to the log's end."""
+        return learn(self._folder, self._settings)
 
 
 def measure(size: Size, console: Console) -> dict[str, Any]:
@@ -100,42 +81,25 @@ def measure(size: Size, console: Console) -> dict[str, Any]:
     console.print(f"1/{size.share}: writing {num_events(train):,} events …")
     size.write(num_events(train) - _TAIL_EVENTS)
     console.print("learning …")
-    told, _, footprint = size.learn()
+    run = size.learn()
     size.write(None)
-    _, restart_s, _ = size.learn()
+    again = size.learn()
     console.print("asking …")
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.permutation(len(size.held.test.reviews))[:_ASKED])
     held = Held(train, size.held.test.take(chosen))
     store = size.config.store.path
-    seconds = [(step["num_positives"], step["seconds"]) for step in told["steps"]]
     return {
         "share": size.share,
         "num_users": train.reviews.num_users,
         "num_items": len(train.items),
-        "num_positives": told["num_positives"],
-        "num_commits": told["num_commits"],
-        "seconds": told["seconds"],
-        "tenths": tenths(seconds),
-        "peak_mib": footprint.peaks_mib(),
+        **run._asdict(),
         "store_bytes": folder_bytes(store),
         "live_bytes": live_bytes(store),
-        "restart_s": restart_s,
+        "restart_s": again.first_batch_s,
         "hr@50": hit_rate(ranks_of_store(store, held), 50),
         "hr@50 popularity": hit_rate(ranks_of_scorer(held, popularity_scorer(train)), 50),
     }
-
-
-def tenths(steps: list[tuple[int, float]]) -> list[float]:
-    """Return positives per second of each tenth of the replay, by count, learned from its steps.
-
-    >>> tenths([(n, 2.0 * n) for n in range(1, 101)])
-    [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
-    """
-    counts, seconds = (np.array(column, float) for column in zip((0, 0.0), *steps, strict=True))
-    marks = np.linspace(0, counts[-1], 11)
-    at = np.interp(marks, counts, seconds)
-    return [round(float(rate), 6) for rate in np.diff(marks) / np.diff(at)]
 
 
 def show(results: list[dict[str, Any]]) -> Table:
@@ -157,7 +121,7 @@ def show(results: list[dict[str, Any]]) -> Table:
     row(
         "peak memory, MiB: learning, the others",
         "≤ 4,096",
-        lambda r: " + ".join(f"{m:,}" for m in r["peak_mib"]),
+        lambda r: " + ".join(f"{m:,}" for m in r["peaks_mib"]),
     )
     row("store on disk ÷ its live bytes", "≤ 2.5", lambda r: f"{r['store_bytes'] / r['live_bytes']:.2f}")
     row("restart to first learned batch, s", "≤ 10", lambda r: f"{r['restart_s']:.1f}")

@@ -72,7 +72,7 @@ def item_id(number: int) -> str:
     return f"B{number:09d}"
 
 
-def fill_store(config: Configuration) -> None:
+def fill_store(config: Configuration, num_users: int = NUM_USERS) -> None:
     """Commit a row for every user and item, with categories and histories, as a long-lived trainer has."""
     store = FeatureStore(config.store.path)
     state = TrainerState(config, store)
@@ -83,9 +83,9 @@ def fill_store(config: Configuration) -> None:
             state.corpus.add(number)
             state.set_item_features(number, {"category": f"category {number % NUM_CATEGORIES}"})
         state.commit()
-    for start in range(0, NUM_USERS, _CHUNK):
+    for start in range(0, num_users, _CHUNK):
         state.tables.user.begin_batch()
-        slots = state.tables.user.slots([user_id(n) for n in range(start, min(start + _CHUNK, NUM_USERS))])
+        slots = state.tables.user.slots([user_id(n) for n in range(start, min(start + _CHUNK, num_users))])
         if config.model.history_length:
             history = rng.integers(NUM_ITEMS, size=(len(slots), config.model.history_length), dtype=np.int32)
             history[:, : config.model.history_length // 2] = -1
@@ -106,10 +106,16 @@ def warm(state: TrainerState) -> None:
         state.tables.user.slots([user_id(n) for n in range(start, min(start + _CHUNK, NUM_USERS))])
 
 
-def write_events(event_log: EventLog, config: Configuration, segment: int, num_positives: int) -> None:
+def write_events(
+    event_log: EventLog,
+    config: Configuration,
+    segment: int,
+    num_positives: int,
+    num_users: int = NUM_USERS,
+) -> None:
     """Append a segment: one impression and one click a positive, every millisecond one."""
     rng = np.random.default_rng(segment)
-    users = rng.integers(NUM_USERS, size=num_positives).tolist()
+    users = rng.integers(num_users, size=num_positives).tolist()
     slates = rng.integers(NUM_ITEMS, size=(num_positives, SLATE)).tolist()
     writer = event_log.writer()
     for n, (user, slate) in enumerate(zip(users, slates, strict=True)):

@@ -1,0 +1,107 @@
+"""`make bench-big`: ten times Amazon Books' users, and memory for some of their rows only.
+
+The store holds a row of every user and item; the log has a million impressions and clicks of users drawn at
+random, so that most of them bring a row in and send another out. Prints what that costs beside the same with
+memory for all; writes build/bench-big.json.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from daemon import Run, folder_bytes, learn, live_bytes
+from rich.console import Console
+from rich.table import Table
+from workload import NUM_ITEMS, NUM_USERS, default_configuration, fill_store, write_events
+
+from feature_store.configuration import Configuration
+from simulators.replay import create_topics
+from stream_trainer.open_log import open_log
+
+_SETTINGS = ("learning.rehearsal_ratio=0", "learning.prequential_every=0")
+_MORE = 4096  # positives for the restart
+
+
+def write(config: Configuration, segment: int, num_positives: int, num_users: int) -> None:
+    """Append a segment of impressions and clicks to the log."""
+    with closing(open_log(config.log)) as event_log:
+        create_topics(event_log, config.topics)
+        write_events(event_log, config, segment, num_positives, num_users)
+
+
+def measure(
+    folder: Path, memory_mib: int, num_users: int, num_positives: int, overrides: list[str]
+) -> dict[str, Any]:
+    """Learn all, and once more after a restart."""
+    config = default_configuration(folder, *_SETTINGS, f"store.row_memory_mib={memory_mib}")
+    settings = [
+        *_SETTINGS,
+        f"store.row_memory_mib={memory_mib}",
+        f"store.path={config.store.path}",
+        f"log.path={config.log.path}",
+        *overrides,
+    ]
+    shutil.rmtree(config.log.path, ignore_errors=True)
+    write(config, 0, num_positives, num_users)
+    run: Run = learn(folder, settings)
+    write(config, num_positives // _MORE + 1, _MORE, num_users)
+    again = learn(folder, settings)
+    return {
+        "memory_mib": memory_mib,
+        **run._asdict(),
+        "restart_s": again.first_batch_s,
+        "store_bytes": folder_bytes(config.store.path),
+        "live_bytes": live_bytes(config.store.path),
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=10 * NUM_USERS)
+    parser.add_argument("--positives", type=int, default=1_000_000)
+    parser.add_argument("--memory-mib", type=int, nargs="+", default=[2048, 6144], help="one run for each")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--json", type=Path, default=Path("build/bench-big.json"))
+    args = parser.parse_args()
+    console = Console()
+    results = []
+    for memory_mib in args.memory_mib:
+        with tempfile.TemporaryDirectory(prefix="dualstream-big-") as name:
+            console.print(f"{memory_mib:,} MiB for rows: filling a store with {args.users:,} users …")
+            fill_store(default_configuration(Path(name), "store.row_memory_mib=2048"), args.users)
+            console.print("learning …")
+            results.append(measure(Path(name), memory_mib, args.users, args.positives, args.overrides))
+    table = Table(title=f"{args.users:,} users, {NUM_ITEMS:,} items, {args.positives:,} positives")
+    names = (
+        "MiB for rows",
+        "positives/s",
+        "last tenth ÷ first",
+        "commits",
+        "peak MiB",
+        "disk ÷ live",
+        "restart, s",
+    )
+    for column in names:
+        table.add_column(column, justify="right")
+    for r in results:
+        table.add_row(
+            f"{r['memory_mib']:,}",
+            f"{r['num_positives'] / r['seconds']:,.0f}",
+            f"{r['tenths'][-1] / r['tenths'][0]:.2f}",
+            f"{r['num_commits']}",
+            " + ".join(f"{m:,}" for m in r["peaks_mib"]),
+            f"{r['store_bytes'] / r['live_bytes']:.2f}",
+            f"{r['restart_s']:.1f}",
+        )
+    console.print(table)
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
