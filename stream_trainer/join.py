@@ -11,6 +11,8 @@ from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
+import msgspec
+from msgspec import Struct
 
 from feature_store.configuration import JoinSettings
 from feature_store.schema import Click, Impression
@@ -53,8 +55,7 @@ class JoinCounts:
     closed_early: int = 0
 
 
-@dataclass(slots=True)
-class _Slate:
+class _Slate(Struct):
     """An impression that waits. `sequence` is its place among all that ever waited."""
 
     impression_id: str
@@ -163,7 +164,7 @@ class Joiner:
 
     def take_changes(self) -> dict[bytes, bytes | None]:
         """Return for the commit what changed since the last call: entries, None for those that are gone."""
-        pack = msgpack.Packer().pack
+        pack = msgspec.msgpack.encode
         changes: dict[bytes, bytes | None] = {}
         for sequence, entry in self._changed.items():
             changes[sequence.to_bytes(8, "big")] = None if entry is None else pack(_fields(entry))
