@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 
 import msgpack
 
+from feature_store.disk import sync_folder
 from feature_store.errors import GenerationError
 from index_refresher.checks import CheckFigures
 from index_refresher.index import ItemIndex
@@ -98,9 +99,9 @@ def publish(path: Path, draft: Draft, created_ms: int, keep: int) -> Manifest:
         scratch.chmod(0o755)  # mkdtemp's 0700 would hide it from a server that runs as another user
         for name, content in {**contents, **encode_manifest(manifest)}.items():
             _write_synced(scratch / name, content)
-        _sync_folder(scratch)
+        sync_folder(scratch)
         scratch.rename(path / manifest.folder_name)
-        _sync_folder(path)
+        sync_folder(path)
         _point(path, f"{manifest.folder_name}\n")
         for name in _names(path)[:-keep]:
             scratch = path / f"{_SCRATCH_PREFIX}{name}"  # a crash must not leave half of it under its name
@@ -231,7 +232,7 @@ def _point(path: Path, text: str) -> None:
     scratch = path / f"{_SCRATCH_PREFIX}{CURRENT}"
     _write_synced(scratch, text.encode())
     scratch.replace(path / CURRENT)
-    _sync_folder(path)
+    sync_folder(path)
 
 
 def _write_synced(file: Path, content: bytes) -> None:
@@ -239,11 +240,3 @@ def _write_synced(file: Path, content: bytes) -> None:
         out.write(content)
         out.flush()
         os.fsync(out.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

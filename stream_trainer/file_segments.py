@@ -13,6 +13,7 @@ import shutil
 import uuid
 from pathlib import Path
 
+from feature_store.disk import sync_folder
 from feature_store.errors import LogError, MissingTopicError
 from stream_trainer.event_log import TopicPartition
 
@@ -96,12 +97,3 @@ def make_topic(root: Path, topic: str, partitions: int) -> None:
         if not folder.is_dir():
             raise
     sync_folder(root)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new and renamed entries of the folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,6 +9,7 @@ import os
 import zlib
 from pathlib import Path
 
+from feature_store.disk import sync_folder
 from feature_store.errors import LogError, MissingTopicError
 from stream_trainer.event_log import Headers, TopicPartition
 from stream_trainer.file_frames import MAX_RECORD_BYTES, FrameError, encode_record, skip_records
@@ -17,7 +18,6 @@ from stream_trainer.file_segments import (
     partition_folder,
     segment_offsets,
     segment_path,
-    sync_folder,
     topic_folder,
 )
 
