@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgpack
-from rocksdict import AccessType, DBCompressionType, Options, Rdict, WriteBatch, WriteOptions
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    DBCompressionType,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteOptions,
+)
 
 from feature_store.errors import StoreCorruptError, StoreError, StoreLockedError
 from feature_store.row_chunk import RowChunk
@@ -37,6 +45,7 @@ FAMILIES = (
 )
 _COMMIT_KEY = b""
 _CATCH_UP_TRIES = 20
+_FILTER_BITS = 10  # a key: one look in a hundred is for nothing
 
 RowWrites = Mapping[str, Iterable[RowChunk]]
 _NO_ROWS: RowWrites = {}
@@ -70,6 +79,10 @@ def _options() -> Options:
     options.set_write_buffer_size(32 << 20)
     options.set_max_background_jobs(2)
     options.set_max_total_wal_size(256 << 20)
+    # Rows are read by key alone: without a filter each one is looked for in every file of the first level.
+    blocks = BlockBasedOptions()
+    blocks.set_bloom_filter(_FILTER_BITS, block_based=False)
+    options.set_block_based_table_factory(blocks)
     return options
 
 
