@@ -145,6 +145,11 @@ class RowTable:
         """Whether so many rows are dirty that the next batch may find none to evict."""
         return self.num_dirty > self.capacity // 2
 
+    @property
+    def batch(self) -> int:
+        """The number of the batch for which slots are valid now."""
+        return self._batch
+
     def begin_batch(self) -> None:
         """Allow rows of earlier batches to be evicted; slots handed out before are void."""
         self._batch += 1

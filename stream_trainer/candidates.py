@@ -30,7 +30,7 @@ class Candidates:
 
 
 def lay_out(items_B: I64, own_BX: I64, shared_M: I64, history_BL: npt.NDArray[np.int32]) -> Candidates:
-    """Find the distinct items and the place of every reference. Negative numbers stay -1."""
+    """Find the distinct items and the place of every reference; -1 stays -1."""
     tower_refs = np.concatenate([items_B, own_BX.reshape(-1), shared_M])
     refs = np.concatenate([tower_refs, history_BL.reshape(-1)]) if history_BL.size else tower_refs
     numbers_I, places = _distinct(refs)
@@ -54,11 +54,13 @@ def lay_out(items_B: I64, own_BX: I64, shared_M: I64, history_BL: npt.NDArray[np
 
 def _distinct(refs: I64) -> tuple[I64, I64]:
     """Return the distinct numbers of 0 or more in ascending order, and where each reference stands among
-    them, -1 for negative ones. As `np.unique`, but with a table of places, which is faster than sorting.
+    them, -1 for -1. As `np.unique`, but by a table over all numbers: sorting tens of thousands of references
+    takes three times as long, unless there are millions of numbers.
 
     >>> [array.tolist() for array in _distinct(np.array([7, -1, 3, 7]))]
     [[3, 7], [1, -1, 0, 1]]
     """
+    assert refs.min(initial=-1) == -1, "what is no number is -1"
     table = np.empty(int(refs.max(initial=-1)) + 2, np.int64)  # the last place is that of -1
     table[refs] = np.arange(len(refs))
     one_of_each = refs[table[refs] == np.arange(len(refs))]

@@ -69,7 +69,9 @@ class Examples(NamedTuple):
     users: list[str]
     records: Records
     slots: npt.NDArray[np.int64] | None = None
-    """Where the users' rows stand in memory, until the next batch; None, or -1, where nobody looked."""
+    """Where the users' rows stand in memory; None, or -1, where nobody looked."""
+    batch: int = -1
+    """The table's batch in which somebody looked: after it the slots are others'."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -79,17 +81,19 @@ class Examples(NamedTuple):
         """Join several sets of examples in order."""
         users = [user for part in parts for user in part.users]
         slots = [np.full(len(part), -1) if part.slots is None else part.slots for part in parts]
-        return cls(users, np.concatenate([part.records for part in parts]), np.concatenate(slots))
+        records = np.concatenate([part.records for part in parts])
+        return cls(users, records, np.concatenate(slots), max(part.batch for part in parts))
 
     def first(self, num: int) -> "Examples":
         """Return the first of them."""
         slots = None if self.slots is None else self.slots[:num]
-        return Examples(self.users[:num], self.records[:num], slots)
+        return Examples(self.users[:num], self.records[:num], slots, self.batch)
 
     def find(self, table: RowTable) -> npt.NDArray[np.int64]:
         """Return where the users' rows stand (B,), looking up those that nobody has looked up."""
         if self.slots is None:
             return table.slots(self.users)
+        assert self.batch in (-1, table.batch), "slots of an earlier batch"
         missing = np.flatnonzero(self.slots < 0)
         if len(missing):
             self.slots[missing] = table.slots([self.users[place] for place in missing.tolist()])
@@ -125,7 +129,7 @@ def fold_users(table: RowTable, ops: Sequence[UserOp], widths: ExampleWidths) ->
         chosen = wave[is_positive]
         if len(chosen):
             _fill_and_remember(table, slots_O[chosen], records, example_of_O[chosen])
-    return Examples([users[place] for place in places.tolist()], records, slots_O[places])
+    return Examples([users[place] for place in places.tolist()], records, slots_O[places], table.batch)
 
 
 def _waves(slots_O: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

@@ -73,7 +73,7 @@ class Learner:
         key = event_keys(
             self.config.learning.seed, Purpose.DROPOUT, records["partition"][:1], records["offset"][:1]
         )
-        generator = np.random.Generator(np.random.Philox(key=int(key[0])))
+        generator = np.random.Philox(key=int(key[0]))
         inputs = item_inputs(items, tower_T, values.items(self._item_counts))
         user_inputs = self._user_inputs(examples, candidates, items, user_rows, place_B, values)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.learning.precision == "bfloat16"):

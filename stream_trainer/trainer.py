@@ -37,13 +37,19 @@ class StepStats(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What one run of the trainer did. `commit_stalls`: seconds that each commit held up the learning."""
+    """What one run of the trainer did.
+
+    `commit_stalls`: seconds that each commit held up the learning; before its last one a run has learned all.
+    `rows_read`, `rows_evicted`: by table, rows that came from the store and that made room for others.
+    """
 
     num_events: int
     num_positives: int
     num_commits: int
     seconds: float
     commit_stalls: list[float]
+    rows_read: dict[str, int]
+    rows_evicted: dict[str, int]
     prequential: list[tuple[int, float, float]]
     steps: list[StepStats]
 
@@ -92,7 +98,7 @@ class Trainer:
             return self._run(stop)
 
     def _run(self, stop: threading.Event) -> Summary:
-        self._start = self._clock()
+        self._start = self._last_commit = self._clock()
         state, at_end = self.state, False
         state.topic_ids = self._feed.start(state.position())
         self.session.learn_what_is_full()
@@ -118,6 +124,8 @@ class Trainer:
             self._num_commits,
             self._clock() - self._start,
             self._commit_stalls,
+            {name: table.num_read for name, table in state.tables._asdict().items()},
+            {name: table.num_evicted for name, table in state.tables._asdict().items()},
             self.session.prequential.curve,
             self._steps,
         )

@@ -1,7 +1,7 @@
 """The Category Alignment Loss (dat.md), with a gradient of its own.
 
-Pure. Written out because autograd's way through the means takes longer than both towers' backward passes need
-for a third of their products: centred rows sum to zero, so the gradient has no part that goes through them.
+Pure. Written out because autograd went back through the means, which took as long as the rest of this loss:
+centred rows sum to zero, so that part of the gradient is zero.
 Legend: D width, T items, n of them with a category, C categories, M items of the largest.
 """
 

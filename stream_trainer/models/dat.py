@@ -61,7 +61,7 @@ class Dat(RetrievalModel):
             fields.user.extend(learned if model.user_augmented == "learned" else mean)
         return fields
 
-    def embed_items(self, inputs: ItemInputs, generator: np.random.Generator | None = None) -> Tensor:
+    def embed_items(self, inputs: ItemInputs, generator: np.random.Philox | None = None) -> Tensor:
         """Return p_v (T, D)."""
         settings, parts = self.settings, [inputs.embedding_TK]
         residual_TD = inputs.embedding_TK if settings.residual else None
@@ -76,7 +76,7 @@ class Dat(RetrievalModel):
         z_TZ = drop(torch.cat(parts, dim=1), settings.dropout, generator)
         return self.item_tower(z_TZ, residual_TD)  # type: ignore[no-any-return]
 
-    def _some(self, augmented_TA: Tensor, generator: np.random.Generator | None) -> Tensor:
+    def _some(self, augmented_TA: Tensor, generator: np.random.Philox | None) -> Tensor:
         """Leave out whole vectors while training: a_v remembers positives, also those that are rehearsed, so
         that a model that may lean on it always learns answers by heart. Served as they are, unscaled.
         """
@@ -84,7 +84,7 @@ class Dat(RetrievalModel):
             return augmented_TA
         return augmented_TA * kept((len(augmented_TA), 1), self.settings.augmented_dropout, generator)
 
-    def embed_users(self, inputs: UserInputs, generator: np.random.Generator | None = None) -> Tensor:
+    def embed_users(self, inputs: UserInputs, generator: np.random.Philox | None = None) -> Tensor:
         """Return p_u (B, D)."""
         pooled_BK = None
         if inputs.history is not None and self.history_weights is not None:

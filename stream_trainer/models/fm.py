@@ -38,7 +38,7 @@ class FactorizationMachine(RetrievalModel):
         fields.item.append(Field("weight", 1, "learned"))
         return fields
 
-    def embed_items(self, inputs: ItemInputs, generator: np.random.Generator | None = None) -> Tensor:
+    def embed_items(self, inputs: ItemInputs, generator: np.random.Philox | None = None) -> Tensor:
         """Return the sum of the item's factors, and what the item scores by itself (T, K + 1)."""
         assert inputs.weight_T1 is not None
         side = feature_parts(inputs.values_TFK, inputs.numbers_TN, self.item_numeric)
@@ -49,7 +49,7 @@ class FactorizationMachine(RetrievalModel):
         own_T1 = self.w0 + inputs.weight_T1 + pairs_T.unsqueeze(1)
         return torch.cat([unit_length(sum_TK, self.settings.normalise), own_T1], dim=1)
 
-    def embed_users(self, inputs: UserInputs, generator: np.random.Generator | None = None) -> Tensor:
+    def embed_users(self, inputs: UserInputs, generator: np.random.Philox | None = None) -> Tensor:
         """Return the sum of the query's factors, and a 1 (B, K + 1)."""
         pooled_BK = None if inputs.history is None else pool_history(*inputs.history, mean=True)
         parts = [part for part in (inputs.embedding_BK, pooled_BK) if part is not None]

@@ -33,11 +33,11 @@ class Mind(RetrievalModel):
         logits_LI = initial_logits(model.history_length, model.num_interests)
         self.register_buffer("routing_LI", logits_LI, persistent=False)
 
-    def embed_items(self, inputs: ItemInputs, generator: np.random.Generator | None = None) -> Tensor:
+    def embed_items(self, inputs: ItemInputs, generator: np.random.Philox | None = None) -> Tensor:
         """Return p_v (T, D): the ID's embedding."""
         return unit_length(inputs.embedding_TK, self.settings.normalise)
 
-    def embed_users(self, inputs: UserInputs, generator: np.random.Generator | None = None) -> Tensor:
+    def embed_users(self, inputs: UserInputs, generator: np.random.Philox | None = None) -> Tensor:
         """Return one embedding for each interest (B, I, D)."""
         assert inputs.history is not None  # the configuration refuses a history of length 0
         interests_BIK = self._interests(inputs.history)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_ROWS_AT_ONCE = 256
+_ROWS_MULTIPLE = 256
 
 
 def relu_layers(z: Tensor, layers: Iterable[nn.Module], last_relu: bool) -> Tensor:
@@ -58,5 +58,5 @@ def _filled_up(x_BZ: Tensor) -> Tensor:
     """Append rows of zeros in bfloat16: oneDNN compiles its products anew for each number of rows, which
     takes several times as long as they do, and batches differ in how many distinct items they have.
     """
-    missing = -len(x_BZ) % _ROWS_AT_ONCE if x_BZ.dtype == torch.bfloat16 else 0
+    missing = -len(x_BZ) % _ROWS_MULTIPLE if x_BZ.dtype == torch.bfloat16 else 0
     return F.pad(x_BZ, (0, 0, 0, missing)) if missing else x_BZ

@@ -88,11 +88,11 @@ class RetrievalModel(nn.Module):
         embedding = Field("embedding", model.embedding_dim, "learned", model.init_scale)
         return RowFields([embedding], [embedding] if model.use_user_id else [], [embedding])
 
-    def embed_items(self, inputs: ItemInputs, generator: np.random.Generator | None = None) -> Tensor:
+    def embed_items(self, inputs: ItemInputs, generator: np.random.Philox | None = None) -> Tensor:
         """Return p_v (T, D)."""
         raise NotImplementedError
 
-    def embed_users(self, inputs: UserInputs, generator: np.random.Generator | None = None) -> Tensor:
+    def embed_users(self, inputs: UserInputs, generator: np.random.Philox | None = None) -> Tensor:
         """Return p_u (B, D), or one for each interest (B, I, D); retrieval goes by the best interest."""
         raise NotImplementedError
 

@@ -25,11 +25,11 @@ class YouTubeDnn(RetrievalModel):
         self.user_tower = Tower(user_dim + model.numeric_dim * num_numbers, model)
         self.user_numeric = NumericLayers(num_numbers, model.numeric_dim) if num_numbers else None
 
-    def embed_items(self, inputs: ItemInputs, generator: np.random.Generator | None = None) -> Tensor:
+    def embed_items(self, inputs: ItemInputs, generator: np.random.Philox | None = None) -> Tensor:
         """Return p_v (T, D): the ID's embedding."""
         return unit_length(inputs.embedding_TK, self.settings.normalise)
 
-    def embed_users(self, inputs: UserInputs, generator: np.random.Generator | None = None) -> Tensor:
+    def embed_users(self, inputs: UserInputs, generator: np.random.Philox | None = None) -> Tensor:
         """Return p_u (B, D)."""
         assert inputs.history is not None  # the configuration refuses a history of length 0
         mean_BK = pool_history(*inputs.history, mean=True)

@@ -21,9 +21,13 @@ class Run(NamedTuple):
     tenths: list[float]
     """Positives per second along the run, a tenth of the positives at a time."""
     first_batch_s: float
-    """From the start of the process to the end of its first learning step."""
+    """From the start of the process to the end of its first learning step; what it takes to end counts in."""
     peaks_mib: list[int]
     """Peak memory of its processes, the learning one first."""
+    rows_read: dict[str, int]
+    """By table: rows that were brought in from the store."""
+    rows_evicted: dict[str, int]
+    """By table: rows that made room for others."""
 
 
 def learn(folder: Path, settings: list[str]) -> Run:
@@ -53,6 +57,8 @@ def learn(folder: Path, settings: list[str]) -> Run:
         tenths(steps),
         seconds - told["seconds"] + steps[0][1],
         footprint.peaks_mib(),
+        told["rows_read"],
+        told["rows_evicted"],
     )
 
 

@@ -90,6 +90,11 @@ class PlainLoop:
         self.sparse.step()
         self.dense.step()
 
+    def step_bfloat16(self, users_B: Tensor, positive_B: Tensor) -> None:
+        """Do the same with the layers in bfloat16, as torch's own autocast does it."""
+        with torch.autocast("cpu", torch.bfloat16):
+            self.step(users_B, positive_B)
+
 
 class PlainDefault(nn.Module):
     """The default preset's parameters, all in memory."""
@@ -168,6 +173,11 @@ class PlainDefaultLoop:
         batch = self.sizes[1]
         for users, positives in zip(users_B.split(batch), positive_B.split(batch), strict=True):
             self.learn(users, positives)
+
+    def step_bfloat16(self, users_B: Tensor, positive_B: Tensor) -> None:
+        """Do the same with the layers in bfloat16, as torch's own autocast does it."""
+        with torch.autocast("cpu", torch.bfloat16):
+            self.step(users_B, positive_B)
 
     def learn(self, users_B: Tensor, positive_B: Tensor) -> None:
         """Learn one batch, with what is rehearsed beside it, and keep it."""

@@ -1,6 +1,6 @@
 """What the bench measures end to end: a trainer over a warm state and a log; and the input side alone.
 
-Owns how one segment of the log is timed; which rows there are is `bench.py`'s.
+Owns how one segment of the log is timed; which rows there are is `suites.py`'s.
 """
 
 import threading
@@ -31,8 +31,10 @@ class EndToEnd:
         self.config = config
         self._num_positives = num_positives
         self._segment = self._num_commits = 0
-        self.stalls: list[tuple[float, float]] = []
-        """Of each segment: the share of time in commits, and the longest one in seconds."""
+        self.last_stalls = (0.0, 0.0)
+        """Of the last segment: the share of time that commits held up the learning, and the longest in
+        seconds. The end of its last commit counts in the rate alone: there is nothing left to learn.
+        """
         self._log = open_log(config.log)
         create_topics(self._log, config.topics)
         self._store = open_store(config.store)
@@ -55,7 +57,7 @@ class EndToEnd:
         stalls = self._trainer.run(threading.Event()).commit_stalls[self._num_commits :]
         seconds = time.perf_counter() - start
         self._num_commits += len(stalls)
-        self.stalls.append((sum(stalls) / seconds, max(stalls)))
+        self.last_stalls = (sum(stalls) / seconds, max(stalls))
         learned = state.num_positives - before
         if learned != self._num_positives:
             raise RuntimeError(f"learned {learned} of {self._num_positives} positives: the bench skips work")

@@ -30,6 +30,7 @@ MODELS = {
         "learning.batch_size=16",
         "learning.rehearsal_ratio=1",
         "learning.prequential_every=7",
+        "learning.precision=bfloat16",
     ],
     "at close": [
         "join.emit=at_close",

@@ -101,6 +101,19 @@ def test_the_fold_is_a_plain_loop(batches: list[list[UserOp]], means: dict[str, 
         assert table.floats(slot, "mean")[0].tolist() == loop.row(user)["mean"]
 
 
+def test_users_are_found_where_they_stand_looked_up_or_not_and_only_in_their_batch() -> None:
+    table = user_table(LAYOUT)
+    new = fold_users(table, [UserOp(user, 1, 0, n) for n, user in enumerate(["a", "b", "a"])], WIDTHS)
+    rehearsed = Examples(["c", "b"], new.records[:2])
+    both = Examples.concatenate([new, rehearsed])
+    assert both.find(table).tolist() == table.slots(["a", "b", "a", "c", "b"]).tolist()
+    assert both.first(2).find(table).tolist() == table.slots(["a", "b"]).tolist()
+    assert rehearsed.find(table).tolist() == table.slots(["c", "b"]).tolist()
+    table.begin_batch()
+    with pytest.raises(AssertionError, match="earlier batch"):
+        both.find(table)
+
+
 def test_an_example_does_not_hold_its_own_item() -> None:
     table = user_table(LAYOUT, 16)
     ops = [UserOp("a", 7, 0, 1), UserOp("b", 8, 0, 2), UserOp("a", 9, 0, 3)]

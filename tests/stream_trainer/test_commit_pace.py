@@ -1,0 +1,96 @@
+"""When the trainer commits: by time, and never so that learning waits for the commit before."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from learning import configuration
+from prometheus_client import CollectorRegistry
+
+from feature_store.store import CommitInfo, FeatureStore, RowWrites, Writes
+from stream_trainer.chunk import Chunk, Marks, Position
+from stream_trainer.event_log import TopicPartition
+from stream_trainer.metrics import TrainerMetrics
+from stream_trainer.trainer import Trainer
+
+INTERVAL_S = 3.0
+NUM_CHUNKS = 30
+
+
+class Clock:
+    """Time that passes by a second a chunk."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class SilentFeed:
+    """Chunks without facts, each of which takes a second."""
+
+    until_end = True
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def start(self, position: Position) -> dict[str, str]:
+        """Nothing is to be found."""
+        return {}
+
+    def next_chunk(self, timeout_s: float) -> Chunk:
+        """Let a second pass."""
+        self._clock.seconds += 1
+        is_last = self._clock.seconds >= NUM_CHUNKS
+        return Chunk([], [], Marks(), {}, {}, 0, 0, {}, {}, 0, is_last)
+
+    def report_progress(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Nobody asks."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class SlowStore(FeatureStore):
+    """Takes some seconds to make a commit durable, and notes when it was asked to."""
+
+    def __init__(self, path: Path, clock: Clock, seconds: float) -> None:
+        super().__init__(path)
+        self._clock, self._seconds, self._durable_at = clock, seconds, 0.0
+        self.begun: list[float] = []
+        self.waited: list[float] = []
+
+    def commit(
+        self, writes: Writes, watermark_ms: int, latest_click_ms: int, rows: RowWrites | None = None
+    ) -> CommitInfo:
+        """Begin a commit."""
+        self.begun.append(self._clock())
+        self._durable_at = self._clock() + self._seconds
+        return super().commit(writes, watermark_ms, latest_click_ms, rows or {})
+
+    def is_durable(self, wait: bool = False) -> bool:
+        """Return whether it is by now; who waits is noted."""
+        is_durable = self._clock() >= self._durable_at
+        if wait and not is_durable:
+            self.waited.append(self._clock())
+        return wait or is_durable
+
+
+@pytest.mark.parametrize(("seconds", "gap"), [(0.0, 3.0), (2.0, 3.0), (3.0, 3.0), (7.0, 7.0)])
+def test_the_next_commit_begins_when_it_is_due_and_the_one_before_is_durable(
+    seconds: float, gap: float, tmp_path: Path
+) -> None:
+    clock = Clock()
+    config = configuration(
+        f"learning.commit_interval_seconds={INTERVAL_S}", "learning.commit_every_batches=0"
+    )
+    store = SlowStore(tmp_path / "store", clock, seconds)
+    trainer = Trainer(config, SilentFeed(clock), store, TrainerMetrics(CollectorRegistry()), clock)
+    trainer.run(threading.Event())
+    store.close()
+    in_time = store.begun[:-1]
+    assert in_time == [INTERVAL_S + gap * n for n in range(len(in_time))]
+    assert len(in_time) == 1 + (NUM_CHUNKS - INTERVAL_S) // gap
+    assert store.begun[-1] == NUM_CHUNKS
+    assert set(store.waited) <= {float(NUM_CHUNKS)}, "learning waited for a commit"
