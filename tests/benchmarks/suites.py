@@ -110,28 +110,28 @@ def paper_suite(folder: Path, address: str, num_batches: int, num_positives: int
     rows = [
         Row("a", "plain in-memory PyTorch loop", 2, partial(time_steps, plain.step, num_batches)),
         Row("e", "matrix products alone (floor)", 2, partial(time_steps, floor.step, num_batches)),
-        Row("a16", "… in bfloat16", 2, partial(time_steps, plain.step_bfloat16, num_batches)),
+        Row("a-bf16", "… in bfloat16", 2, partial(time_steps, plain.step_bfloat16, num_batches)),
         Row("b", "learn step alone", 2, partial(_learn, alone, num_batches, "float32")),
-        Row("b16", "… in bfloat16", 2, partial(_learn, alone, num_batches, "bfloat16")),
+        Row("b-bf16", "… in bfloat16", 2, partial(_learn, alone, num_batches, "bfloat16")),
         Row("c", "end to end, file log, commits", 1, _run(files)),
-        Row("c16", "… in bfloat16", 1, _run(files, precision="bfloat16")),
+        Row("c-bf16", "… in bfloat16", 1, _run(files, precision="bfloat16")),
         Row("n", "… with in-batch negatives alone", 1, _run(files, **_IN_BATCH)),
         Row("m", "… with memory for a tenth of the rows", 1, _run(small)),
         Row("d", "end to end, Kafka, commits", 1, _run(kafka)),
-        Row("d16", "… in bfloat16", 1, _run(kafka, precision="bfloat16")),
+        Row("d-bf16", "… in bfloat16", 1, _run(kafka, precision="bfloat16")),
         Row("p", "kafka-python's poll alone, records", 1, lambda _: polled_records_per_second(kafka)),
         Row("q", "poll, decode, merge and join, records", 1, lambda _: joined_records_per_second(kafka)),
     ]
-    best = "16" if has_bfloat16() else ""
+    best = "-bf16" if has_bfloat16() else ""
     claims = [
         Claim("learn step ÷ plain loop", "b", "a", 1.5),
         Claim("learn step ÷ floor", "b", "e", 0.5),
-        Claim("learn step, bfloat16 ÷ float32", "b16", "b", 1.5),
+        Claim("learn step, bfloat16 ÷ float32", "b-bf16", "b", 1.5),
         Claim("end to end from files, our best precision ÷ plain loop in float32", f"c{best}", "a", 1.4),
         Claim("end to end from Kafka, our best precision ÷ plain loop in float32", f"d{best}", "a", 1.0),
         Claim("end to end from files, both in float32", "c", "a", 0.5),
         Claim("end to end from Kafka, both in float32", "d", "a", 0.35),
-        Claim("end to end from files, both in bfloat16", "c16", "a16", None),
+        Claim("end to end from files, both in bfloat16", "c-bf16", "a-bf16", None),
         Claim("poll … join ÷ bare poll", "q", "p", 0.5),
         Claim("in-batch ÷ S = 5, end to end", "n", "c", 1.5),
         Claim("memory for a tenth of the rows ÷ for all", "m", "c", 0.5),
@@ -143,7 +143,7 @@ def paper_suite(folder: Path, address: str, num_batches: int, num_positives: int
             title,
             rows,
             claims,
-            {name: {"c": files, "d": kafka}[name[0]] for name in ("c", "c16", "d", "d16")},
+            {name: {"c": files, "d": kafka}[name[0]] for name in ("c", "c-bf16", "d", "d-bf16")},
             {"b": alone},
         )
     )
@@ -171,7 +171,7 @@ def default_suite(
             stack.enter_context(closing(EndToEnd(one, num_positives // (1 + ratio)))) for one in given[1:]
         )
         suite.streams.update(
-            {f"c{ratio}": files, f"c{ratio}16": files, f"d{ratio}": kafka, f"d{ratio}16": kafka}
+            {f"c{ratio}": files, f"c{ratio}-bf16": files, f"d{ratio}": kafka, f"d{ratio}-bf16": kafka}
         )
         suite.steps[f"b{ratio}"] = alone
         suite.rows.extend(
@@ -188,21 +188,26 @@ def default_suite(
                     2,
                     partial(_products, floor, batch, num_batches),
                 ),
-                Row(f"a{ratio}16", "… in bfloat16", 2, partial(time_steps, plain.step_bfloat16, num_batches)),
+                Row(
+                    f"a{ratio}-bf16",
+                    "… in bfloat16",
+                    2,
+                    partial(time_steps, plain.step_bfloat16, num_batches),
+                ),
                 Row(f"b{ratio}", "learn step alone", 2, partial(_learn, alone, num_batches, "float32")),
-                Row(f"b{ratio}16", "… in bfloat16", 2, partial(_learn, alone, num_batches, "bfloat16")),
+                Row(f"b{ratio}-bf16", "… in bfloat16", 2, partial(_learn, alone, num_batches, "bfloat16")),
                 Row(f"c{ratio}", "end to end, file log, commits", 1, _run(files)),
-                Row(f"c{ratio}16", "… in bfloat16", 1, _run(files, precision="bfloat16")),
+                Row(f"c{ratio}-bf16", "… in bfloat16", 1, _run(files, precision="bfloat16")),
                 Row(f"d{ratio}", "end to end, Kafka, commits", 1, _run(kafka)),
-                Row(f"d{ratio}16", "… in bfloat16", 1, _run(kafka, precision="bfloat16")),
+                Row(f"d{ratio}-bf16", "… in bfloat16", 1, _run(kafka, precision="bfloat16")),
             ]
         )
-        best = f"{ratio}16" if has_bfloat16() else f"{ratio}"
+        best = f"{ratio}-bf16" if has_bfloat16() else f"{ratio}"
         suite.claims.extend(
             [
                 Claim(f"rehearsal {ratio}: learn step ÷ plain loop", f"b{ratio}", f"a{ratio}", 1.5),
                 Claim("learn step ÷ floor", f"b{ratio}", f"e{ratio}", 0.5),
-                Claim("learn step, bfloat16 ÷ float32", f"b{ratio}16", f"b{ratio}", 1.5),
+                Claim("learn step, bfloat16 ÷ float32", f"b{ratio}-bf16", f"b{ratio}", 1.5),
                 Claim(
                     "end to end from files, our best ÷ plain loop in float32", f"c{best}", f"a{ratio}", 1.4
                 ),
@@ -210,7 +215,7 @@ def default_suite(
                     "end to end from Kafka, our best ÷ plain loop in float32", f"d{best}", f"a{ratio}", 1.0
                 ),
                 Claim("end to end from files, both in float32", f"c{ratio}", f"a{ratio}", None),
-                Claim("end to end from files, both in bfloat16", f"c{ratio}16", f"a{ratio}16", None),
+                Claim("end to end from files, both in bfloat16", f"c{ratio}-bf16", f"a{ratio}-bf16", None),
             ]
         )
     return _possible(suite)
