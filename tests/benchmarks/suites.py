@@ -154,71 +154,59 @@ def default_suite(
 ) -> Suite:
     """The default preset, without rehearsal and with 8 rehearsed examples to each new one."""
     config = default_configuration(folder)
-    stores, batch, shared = (
-        _Stores(config, folder, address),
-        config.learning.batch_size,
-        config.learning.shared_negatives,
+    stores, learning = _Stores(config, folder, address), config.learning
+    title = (
+        f"the default preset: batches of {learning.batch_size}, {learning.shared_negatives} shared negatives"
     )
-    suite = Suite(
-        f"the default preset: new events/s, batches of {batch} new, {shared} shared negatives", [], [], {}, {}
-    )
+    suite = Suite(title, [], [], {}, {})
     for ratio in (0, 8):
-        plain = PlainDefaultLoop(NUM_USERS, NUM_ITEMS, HIDDEN, batch, ratio)
-        floor = Floor(HIDDEN, batch * (1 + ratio), batch * (1 + ratio) + shared)
         given = [with_settings(stores.copy(log), rehearsal_ratio=ratio) for log in ("file", "file", "kafka")]
         alone = stack.enter_context(closing(LearnStep(given[0])))
         files, kafka = (
             stack.enter_context(closing(EndToEnd(one, num_positives // (1 + ratio)))) for one in given[1:]
         )
-        suite.streams.update(
-            {f"c{ratio}": files, f"c{ratio}-bf16": files, f"d{ratio}": kafka, f"d{ratio}-bf16": kafka}
-        )
+        for key, stream in {"c": files, "d": kafka}.items():
+            suite.streams.update({f"{key}{ratio}": stream, f"{key}{ratio}-bf16": stream})
         suite.steps[f"b{ratio}"] = alone
-        suite.rows.extend(
-            [
-                Row(
-                    f"a{ratio}",
-                    f"rehearsal {ratio}: plain in-memory loop",
-                    2,
-                    partial(time_steps, plain.step, num_batches),
-                ),
-                Row(
-                    f"e{ratio}",
-                    "matrix products alone (floor)",
-                    2,
-                    partial(_products, floor, batch, num_batches),
-                ),
-                Row(
-                    f"a{ratio}-bf16",
-                    "… in bfloat16",
-                    2,
-                    partial(time_steps, plain.step_bfloat16, num_batches),
-                ),
-                Row(f"b{ratio}", "learn step alone", 2, partial(_learn, alone, num_batches, "float32")),
-                Row(f"b{ratio}-bf16", "… in bfloat16", 2, partial(_learn, alone, num_batches, "bfloat16")),
-                Row(f"c{ratio}", "end to end, file log, commits", 1, _run(files)),
-                Row(f"c{ratio}-bf16", "… in bfloat16", 1, _run(files, precision="bfloat16")),
-                Row(f"d{ratio}", "end to end, Kafka, commits", 1, _run(kafka)),
-                Row(f"d{ratio}-bf16", "… in bfloat16", 1, _run(kafka, precision="bfloat16")),
-            ]
-        )
-        best = f"{ratio}-bf16" if has_bfloat16() else f"{ratio}"
-        suite.claims.extend(
-            [
-                Claim(f"rehearsal {ratio}: learn step ÷ plain loop", f"b{ratio}", f"a{ratio}", 1.5),
-                Claim("learn step ÷ floor", f"b{ratio}", f"e{ratio}", 0.5),
-                Claim("learn step, bfloat16 ÷ float32", f"b{ratio}-bf16", f"b{ratio}", 1.5),
-                Claim(
-                    "end to end from files, our best ÷ plain loop in float32", f"c{best}", f"a{ratio}", 1.4
-                ),
-                Claim(
-                    "end to end from Kafka, our best ÷ plain loop in float32", f"d{best}", f"a{ratio}", 1.0
-                ),
-                Claim("end to end from files, both in float32", f"c{ratio}", f"a{ratio}", None),
-                Claim("end to end from files, both in bfloat16", f"c{ratio}-bf16", f"a{ratio}-bf16", None),
-            ]
-        )
+        suite.rows.extend(_default_rows(ratio, num_batches, alone, files, kafka))
+        suite.claims.extend(_default_claims(ratio))
     return _possible(suite)
+
+
+def _default_rows(
+    ratio: int, num_batches: int, alone: LearnStep, files: EndToEnd, kafka: EndToEnd
+) -> list[Row]:
+    batch = alone.config.learning.batch_size
+    plain = PlainDefaultLoop(NUM_USERS, NUM_ITEMS, HIDDEN, batch, ratio)
+    num_queries = batch * (1 + ratio)
+    floor = Floor(HIDDEN, num_queries, num_queries + alone.config.learning.shared_negatives)
+    plainly, plainly_bf16 = (
+        partial(time_steps, step, num_batches) for step in (plain.step, plain.step_bfloat16)
+    )
+    return [
+        Row(f"a{ratio}", f"rehearsal {ratio}: plain in-memory loop", 2, plainly),
+        Row(f"e{ratio}", "matrix products alone (floor)", 2, partial(_products, floor, batch, num_batches)),
+        Row(f"a{ratio}-bf16", "… in bfloat16", 2, plainly_bf16),
+        Row(f"b{ratio}", "learn step alone", 2, partial(_learn, alone, num_batches, "float32")),
+        Row(f"b{ratio}-bf16", "… in bfloat16", 2, partial(_learn, alone, num_batches, "bfloat16")),
+        Row(f"c{ratio}", "end to end, file log, commits", 1, _run(files)),
+        Row(f"c{ratio}-bf16", "… in bfloat16", 1, _run(files, precision="bfloat16")),
+        Row(f"d{ratio}", "end to end, Kafka, commits", 1, _run(kafka)),
+        Row(f"d{ratio}-bf16", "… in bfloat16", 1, _run(kafka, precision="bfloat16")),
+    ]
+
+
+def _default_claims(ratio: int) -> list[Claim]:
+    plain, best = f"a{ratio}", f"{ratio}-bf16" if has_bfloat16() else f"{ratio}"
+    return [
+        Claim(f"rehearsal {ratio}: learn step ÷ plain loop", f"b{ratio}", plain, 1.5),
+        Claim("learn step ÷ floor", f"b{ratio}", f"e{ratio}", 0.5),
+        Claim("learn step, bfloat16 ÷ float32", f"b{ratio}-bf16", f"b{ratio}", 1.5),
+        Claim("end to end from files, our best ÷ plain loop in float32", f"c{best}", plain, 1.4),
+        Claim("end to end from Kafka, our best ÷ plain loop in float32", f"d{best}", plain, 1.0),
+        Claim("end to end from files, both in float32", f"c{ratio}", plain, None),
+        Claim("end to end from files, both in bfloat16", f"c{ratio}-bf16", f"{plain}-bf16", None),
+    ]
 
 
 def time_steps(step: Callable[[torch.Tensor, torch.Tensor], None], num_batches: int, seed: int) -> float:
