@@ -9,6 +9,7 @@ import argparse
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -77,31 +78,20 @@ def main() -> None:
             console.print("learning …")
             results.append(measure(Path(name), memory_mib, args.users, args.positives, args.overrides))
     table = Table(title=f"{args.users:,} users, {NUM_ITEMS:,} items, {args.positives:,} positives")
-    names = (
-        "MiB for rows",
-        "positives/s",
-        "last tenth ÷ first",
-        "rows read",
-        "made room",
-        "commits",
-        "peak MiB",
-        "disk ÷ live",
-        "restart, s",
-    )
-    for column in names:
+    for column in ("MiB for rows", *(f"{result['memory_mib']:,}" for result in results)):
         table.add_column(column, justify="right")
-    for r in results:
-        table.add_row(
-            f"{r['memory_mib']:,}",
-            f"{r['num_positives'] / r['seconds']:,.0f}",
-            f"{r['tenths'][-1] / r['tenths'][0]:.2f}",
-            f"{sum(r['rows_read'].values()):,}",
-            f"{sum(r['rows_evicted'].values()):,}",
-            f"{r['num_commits']}",
-            " + ".join(f"{m:,}" for m in r["peaks_mib"]),
-            f"{r['store_bytes'] / r['live_bytes']:.2f}",
-            f"{r['restart_s']:.1f}",
-        )
+
+    def row(what: str, value: Callable[[dict[str, Any]], str]) -> None:
+        table.add_row(what, *map(value, results))
+
+    row("positives/s", lambda r: f"{r['num_positives'] / r['seconds']:,.0f}")
+    row("last tenth ÷ first", lambda r: f"{r['tenths'][-1] / r['tenths'][0]:.2f}")
+    row("rows read from the store", lambda r: f"{sum(r['rows_read'].values()):,}")
+    row("rows that made room", lambda r: f"{sum(r['rows_evicted'].values()):,}")
+    row("commits", lambda r: f"{r['num_commits']}")
+    row("peak memory, MiB: learning, the others", lambda r: " + ".join(f"{m:,}" for m in r["peaks_mib"]))
+    row("store on disk ÷ its live bytes", lambda r: f"{r['store_bytes'] / r['live_bytes']:.2f}")
+    row("restart to first learned batch, s", lambda r: f"{r['restart_s']:.1f}")
     console.print(table)
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(results, indent=1))
