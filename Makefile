@@ -30,7 +30,7 @@ check: $(INSTALLED) ## format, lint, types, import layers, habits
 bench: $(INSTALLED) ## measure positives per second, side by side with plain PyTorch; writes build/bench.json
 	$(BIN)/python tests/benchmarks/bench.py
 
-bench-books: $(INSTALLED) ## replay generated logs of up to Amazon Books' size; writes build/bench-books.json (half an hour)
+bench-books: $(INSTALLED) ## replay generated logs of up to Amazon Books' size; writes build/bench-books.json (takes long)
 	$(BIN)/python tests/benchmarks/books.py
 
 bench-big: $(INSTALLED) ## ten times those users with memory for some of their rows only; writes build/bench-big.json

@@ -1,7 +1,7 @@
 """The Category Alignment Loss (dat.md), with a gradient of its own.
 
-Pure. Written out because autograd went back through the means, which took as long as the rest of this loss:
-centred rows sum to zero, so that part of the gradient is zero.
+Pure. Written out because autograd would go back through the means for nothing: centred rows sum to zero, so
+that part of the gradient is zero.
 Legend: D width, T items, n of them with a category, C categories, M items of the largest.
 """
 
