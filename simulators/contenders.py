@@ -36,9 +36,9 @@ _PAPER_GRID: tuple[Overrides, ...] = (
     (),
     ("learning.rows_learning_rate=3e-2",),
     ("learning.rows_learning_rate=3e-3",),
-    ("learning.dense_learning_rate=3e-3",),
+    ("learning.rows_learning_rate=1e-1",),
 )
-_STRONG_MIMIC: Overrides = ("model.lambda_user=5", "model.lambda_item=5")
+_STRONG_MIMIC: Overrides = ("model.lambda_user=100", "model.lambda_item=100")
 _DAT_GRID: tuple[Overrides, ...] = (
     (),
     ("learning.rows_learning_rate=3e-2",),
@@ -55,7 +55,7 @@ _STREAM_GRID: tuple[Overrides, ...] = (
     (),
     ("learning.rehearsal_ratio=12",),
     ("learning.rows_learning_rate=5e-3",),
-    ("model.dropout=0.2",),
+    ("learning.rehearsal_ratio=12", "model.dropout=0.2"),
 )
 _ALS_GRID: tuple[Overrides, ...] = (
     ("als.regularization=100", "als.alpha=100"),
