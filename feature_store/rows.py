@@ -6,6 +6,7 @@ rows; no Python runs per row. Legend of shapes: R capacity in rows, W width of a
 call.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
@@ -120,6 +121,8 @@ class RowTable:
         self.data = torch.from_numpy(self._rows_RW)
         self._ints_RW = self._rows_RW.view(np.int32)
         self._dirty_R = np.zeros(capacity, bool)
+        self._leaving_R = np.zeros(capacity, bool)
+        self._set_aside: deque[RowChunk] = deque()
         self._used_R = np.full(capacity, -1, np.int64)
         self._free = np.empty(0, np.int64)
         self._high_water = 0
@@ -180,6 +183,7 @@ class RowTable:
         self, slots: I64, values: Mapping[str, npt.NDArray[np.float32] | npt.NDArray[np.int32]]
     ) -> None:
         """Set fields of some rows; of repeated slots the last counts. Integers go to integer fields."""
+        self._before_change(slots)
         for name, value in values.items():
             target = self._ints_RW if value.dtype == np.int32 else self._rows_RW
             target[slots, self.layout.span(name)] = value
@@ -187,6 +191,7 @@ class RowTable:
 
     def reset(self, slots: I64, keys: Sequence[bytes]) -> None:
         """Forget what rows hold: they start again as the rows of new IDs do (a deletion)."""
+        self._before_change(slots)
         self._rows_RW[slots] = self.layout.new_rows(self._seed, keys)
         self._dirty_R[slots] = True
 
@@ -196,19 +201,37 @@ class RowTable:
 
     def scatter(self, slots: I64, rows: torch.Tensor) -> None:
         """Put whole rows (n, W) back; slots must not repeat."""
+        self._before_change(slots)
         self.data.index_copy_(0, torch.from_numpy(slots), rows)
         self._dirty_R[slots] = True
 
     def take_dirty(self) -> Iterator[RowChunk]:
-        """Yield the rows that differ from the store, and regard them as stored. To be used up before a row
-        changes: they are copied chunk by chunk, because a commit's worth at once costs more in fresh memory
-        than in work.
+        """Return the rows that differ from the store, as they are now, and regard them as stored.
+
+        They are copied bit by bit as the iterator is used, so that nobody waits for a commit's worth at once;
+        a row that is about to change before its turn is copied then. One is to be used up before the next.
         """
         slots = np.flatnonzero(self._dirty_R[: self._high_water])
         self._dirty_R[slots] = False
+        self._leaving_R[slots] = True
+        return self._leave(slots)
+
+    def _leave(self, slots: I64) -> Iterator[RowChunk]:
         for start in range(0, len(slots), _CHUNK_ROWS):
             chunk = slots[start : start + _CHUNK_ROWS]
-            yield RowChunk(self._index.keys_at(chunk), self._rows_RW[chunk])
+            yield self._copied(chunk[self._leaving_R[chunk]])
+            while self._set_aside:
+                yield self._set_aside.popleft()
+
+    def _before_change(self, slots: I64) -> None:
+        """Copy those of these rows that are yet to be handed out."""
+        leaving = slots[self._leaving_R[slots]]
+        if len(leaving):
+            self._set_aside.append(self._copied(np.unique(leaving)))
+
+    def _copied(self, slots: I64) -> RowChunk:
+        self._leaving_R[slots] = False
+        return RowChunk(self._index.keys_at(slots), self._rows_RW[slots])
 
     def _load(self, keys: Sequence[str] | I64, missing: I64) -> I64:
         first_of: dict[str | int, int] = {}
@@ -258,6 +281,7 @@ class RowTable:
             )
         count = min(len(idle), max(needed, self.capacity // 8))
         victims = idle[np.argpartition(self._used_R[idle], count - 1)[:count]]
+        self._before_change(victims)
         self._index.drop(victims)
         self._used_R[victims] = -1
         self._free = np.concatenate([self._free, victims])

@@ -10,6 +10,7 @@ from typing import Protocol
 from feature_store import store_worker
 from feature_store.configuration import StoreSettings
 from feature_store.errors import StoreError
+from feature_store.row_chunk import RowChunk
 from feature_store.shared_rows import SharedRows
 from feature_store.store import CommitInfo, FeatureStore, RowWrites, Writes
 from feature_store.store_messages import (
@@ -30,6 +31,8 @@ from feature_store.store_messages import (
 )
 from feature_store.worker import Worker
 
+_CHUNKS_A_PIECE = 4
+
 
 class Store(Protocol):
     """What the trainer needs of a store: it reads what was committed, begun or durable alike."""
@@ -45,10 +48,16 @@ class Store(Protocol):
         """Iterate over all keys and values in the order of keys."""
 
     def commit(self, writes: Writes, watermark_ms: int, latest_click_ms: int, rows: RowWrites) -> CommitInfo:
-        """Begin to make all writes durable together, or none, once the commit before is durable."""
+        """Begin to make all writes durable together, or none, once the commit before is durable.
+
+        Rows may be asked for later, piece by piece: whoever gives them keeps what they were
+        (`RowTable.take_dirty`).
+        """
 
     def is_durable(self, wait: bool = False) -> bool:
-        """Return whether the last commit that was begun is durable; with `wait`, once it is."""
+        """Hand over a piece of the last commit that was begun; return whether it is durable, or with `wait`
+        once it is.
+        """
 
     def close(self) -> None:
         """Release the store once what was begun is durable."""
@@ -70,6 +79,8 @@ class StoreProcess:
         self._rows = SharedRows()
         self._worker = Worker(store_worker, StoreError, [self._rows.fd])
         self._is_writing = False
+        self._rest: Iterator[tuple[str, RowChunk]] | None = None
+        self._rest_start = 0
         self._worker.send(encode(Open(str(path), self._rows.fd)))
         try:
             opened = decode_answer(self._worker.receive() or b"")
@@ -103,30 +114,28 @@ class StoreProcess:
         return iter(found)
 
     def commit(self, writes: Writes, watermark_ms: int, latest_click_ms: int, rows: RowWrites) -> CommitInfo:
-        """Hand over all writes; returns before they are durable, and waits for the commit before."""
+        """Hand over all writes but the rows, which `is_durable` hands over; waits for the commit before."""
         self.is_durable(wait=True)
         self.last_commit = CommitInfo(self.last_commit.number + 1, watermark_ms, latest_click_ms)
         self._worker.send(encode(Begin(watermark_ms, latest_click_ms)))
-        start = 0
-        for family, chunks in rows.items():
-            for keys, rows_nW in chunks:
-                end = self._rows.write(start, rows_nW)
-                self._worker.send(encode(PutRows(family, keys, start, rows_nW.shape[1] * 4)))
-                start = end
         for family, pairs in writes.items():
-            rest = iter(pairs)
-            while some := list(islice(rest, PAIRS_A_MESSAGE)):
+            pieces = iter(pairs)
+            while some := list(islice(pieces, PAIRS_A_MESSAGE)):
                 self._worker.send(encode(Put(family, some)))
-        self._worker.send(encode(Finish()))
+        self._rest = ((family, chunk) for family, chunks in rows.items() for chunk in chunks)
+        self._rest_start = 0
         self._is_writing = True
         return self.last_commit
 
     def is_durable(self, wait: bool = False) -> bool:
-        """Return whether the last commit is durable; with `wait`, once it is.
+        """Hand over a piece of the last commit; return whether it is durable, or with `wait` once it is.
 
         Raises:
             StoreError: it could not be written.
         """
+        self._hand_over(None if wait else _CHUNKS_A_PIECE)
+        if self._rest is not None:
+            return False
         if self._is_writing:
             message = self._worker.receive(None if wait else 0)
             if message is None:
@@ -140,5 +149,20 @@ class StoreProcess:
     def close(self) -> None:
         """End the process once the last commit is durable; a second call does nothing."""
         if not self._worker.is_closed:
+            self._hand_over(None)
             self._worker.close()
             self._rows.close()
+
+    def _hand_over(self, num_chunks: int | None) -> None:
+        """Hand over so many chunks of rows, or all that are left; after the last one the commit is whole."""
+        if self._rest is None:
+            return
+        num_handed = 0
+        for family, (keys, rows_nW) in islice(self._rest, num_chunks):
+            end = self._rows.write(self._rest_start, rows_nW)
+            self._worker.send(encode(PutRows(family, keys, self._rest_start, rows_nW.shape[1] * 4)))
+            self._rest_start = end
+            num_handed += 1
+        if num_chunks is None or num_handed < num_chunks:
+            self._rest = None
+            self._worker.send(encode(Finish()))

@@ -32,7 +32,9 @@ class TrainerMetrics:
         )
         self.mrr = gauge("prequential_mrr", "Mean reciprocal rank of positives before being learned")
         self.batch_seconds = seconds("batch_seconds", "Time of one learning step")
-        self.commit_seconds = seconds("commit_seconds", "Time that one commit holds up the learning")
+        self.commit_seconds = seconds(
+            "commit_seconds", "Time that a commit, or a piece of one, holds up the learning at once"
+        )
         self.commits = counter("commits_total", "Commits")
         self.committed_rows = counter("committed_rows_total", "Rows written by commits")
         self.lag_records = gauge("lag_records", "Records in the log that are not yet applied")

@@ -39,7 +39,8 @@ class StepStats(NamedTuple):
 class Summary(NamedTuple):
     """What one run of the trainer did.
 
-    `commit_stalls`: seconds that each commit held up the learning; before its last one a run has learned all.
+    `commit_stalls`: seconds that a commit, or a piece of one, held up the learning each time; before its last
+    commit a run has learned all.
     `rows_read`, `rows_evicted`: by table, rows that came from the store and that made room for others.
     """
 
@@ -110,7 +111,7 @@ class Trainer:
                     self._receive(chunk)
             self._apply(stop)
             self._learn_if_waited()
-            self._finish_commit()
+            self._continue_commit()
             if self._commit_is_due():
                 self.commit()
         if at_end and not state.unapplied:
@@ -151,12 +152,22 @@ class Trainer:
         state, num_rows = self.state, self.state.commit()
         self._begun = _Begun(state.last_commit, num_rows, state.num_positives, start, state.next_offsets)
         self._finish_commit()
-        seconds = time.perf_counter() - start
-        self._commit_stalls.append(seconds)
-        del self._commit_stalls[:-_KEPT_STEPS]
         self._num_commits += 1
         self._batches_since_commit = 0
         self._last_commit = self._clock()
+        self._was_held_up(start)
+
+    def _continue_commit(self) -> None:
+        """Let the store take over the next piece of the commit that was begun."""
+        if self._begun is not None:
+            start = time.perf_counter()
+            self._finish_commit()
+            self._was_held_up(start)
+
+    def _was_held_up(self, start: float) -> None:
+        seconds = time.perf_counter() - start
+        self._commit_stalls.append(seconds)
+        del self._commit_stalls[:-_KEPT_STEPS]
         self._metrics.commit_seconds.observe(seconds)
 
     def _finish_commit(self, wait: bool = False) -> None:

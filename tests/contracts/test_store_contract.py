@@ -12,7 +12,9 @@ import pytest
 
 from feature_store.configuration import StoreSettings
 from feature_store.errors import StoreError, StoreLockedError
+from feature_store.index import IdIndex
 from feature_store.row_chunk import RowChunk
+from feature_store.rows import Field, RowLayout, RowTable
 from feature_store.store import CommitInfo
 from feature_store.store_process import Store, StoreProcess, open_store
 
@@ -35,6 +37,7 @@ def rows():
     os.kill(os.getpid(), signal.SIGKILL)
 
 store.commit({"join": [(b"torn", b"1")]}, 2, 2, {"user": rows()})
+store.is_durable(wait=True)
 """
 
 
@@ -91,11 +94,48 @@ def test_a_second_one_is_refused(opened: Opener) -> None:
         opened()
 
 
-def test_what_is_handed_over_may_change_at_once(opened: Opener) -> None:
-    store, row = opened(), np.ones((1, 3), np.float32)
-    store.commit({}, 1, 1, {"user": [RowChunk([b"a"], row)]})
-    row[:] = 2
-    assert store.get("user", [b"a"]) == [np.ones(3, np.float32).tobytes()]
+def test_rows_may_change_as_soon_as_their_commit_is_begun(opened: Opener) -> None:
+    store = opened()
+    num = 100_000
+    layout = RowLayout((Field("value", 1, "float"),), "adam")
+    table = RowTable("user", layout, IdIndex(num), lambda keys: store.get("user", keys), num, seed=0)
+    slots = table.slots([f"{number:06d}" for number in range(num)])
+    table.write(slots, {"value": np.ones((num, 1), np.float32)})
+    store.commit({}, 1, 1, {"user": table.take_dirty()})
+    for turn in range(2, 5):
+        table.write(slots[turn::7], {"value": np.full((len(slots[turn::7]), 1), turn, np.float32)})
+        store.is_durable()
+    assert store.is_durable(wait=True)
+    assert {value for _, value in store.items("user")} == {np.float32(1).tobytes()}
+    assert len(list(store.items("user"))) == num
+
+
+def test_closing_makes_durable_what_was_begun(opened: Opener) -> None:
+    store = opened()
+    store.commit({"join": [(b"x", b"1")]}, 1, 1, {"user": iter([user_rows(0, 1)] * 50)})
+    store.close()
+    again = opened()
+    assert again.last_commit.number == 1
+    assert len(list(again.items("user"))) == 1
+
+
+def test_a_commit_is_handed_over_in_pieces(tmp_path: Path) -> None:
+    """Each call takes a few milliseconds' worth: learning goes on in between."""
+    handed: list[int] = []
+
+    def chunks() -> Iterator[RowChunk]:
+        for number in range(50):
+            handed.append(number)
+            yield user_rows(number % 4, number % 4 + 1)
+
+    store = StoreProcess(tmp_path)
+    store.commit({}, 1, 1, {"user": chunks()})
+    num_calls = 0
+    while not store.is_durable(wait=len(handed) == 50):
+        num_calls += 1
+        assert len(handed) <= 4 * num_calls
+    assert num_calls >= 12
+    store.close()
 
 
 def test_its_death_is_an_error_that_says_so(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
 """Rows: their layout, what new ones hold, and what the bounded tier of memory promises."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from feature_store.errors import SettingsError, StoreCorruptError
 from feature_store.index import IdIndex, NumberIndex, SlotIndex
@@ -215,3 +219,46 @@ def test_numbers_find_their_rows_beyond_the_first_thousand() -> None:
     assert after[:1000].tolist() == before.tolist()
     assert len(set(after.tolist())) == 2500
     assert dict(dirty(table)).keys() == {name.encode() for name in ids}
+
+
+CHANGES = st.lists(
+    st.tuples(st.sampled_from(["write", "scatter", "reset", "load", "pull"]), st.sets(st.integers(0, 19))),
+    max_size=30,
+)
+
+
+@given(dirty_keys=st.sets(st.integers(0, 9)), changes=CHANGES)
+def test_rows_on_their_way_out_are_handed_out_once_as_they_were(
+    dirty_keys: set[int], changes: list[tuple[str, set[int]]]
+) -> None:
+    """Ten rows fit, of twenty: some are evicted on their way, and read again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("feature_store.rows._CHUNK_ROWS", 2)
+        stored = Stored()
+        table = stored.table(10)
+        put(table, [str(key) for key in dirty_keys], 1.0)
+        leaving, left = table.take_dirty(), list[tuple[bytes, bytes]]()
+
+        def read(keys: list[bytes]) -> list[bytes | None]:
+            """Take all that is left before a key is read that may be among it."""
+            if {int(key) for key in keys} & dirty_keys:
+                left.extend(pair for chunk in leaving for pair in chunk.pairs())
+            return [dict(left).get(key) for key in keys]
+
+        table._read = read
+        value = 1.0
+        for what, numbers in changes:
+            table.begin_batch()
+            if what == "pull":
+                left.extend(pair for chunk in list(islice(leaving, 1)) for pair in chunk.pairs())
+                continue
+            keys = [str(number) for number in numbers][: table.capacity - table.num_dirty]
+            slots, value = table.slots(keys), value + 1
+            if what == "write":
+                table.write(slots, {"value": np.full((len(slots), 1), value, np.float32)})
+            elif what == "scatter":
+                table.scatter(slots, torch.full((len(slots), 1), value))
+            elif what == "reset":
+                table.reset(slots, [key.encode() for key in keys])
+        left.extend(pair for chunk in leaving for pair in chunk.pairs())
+        assert sorted(left) == sorted((str(key).encode(), np.float32(1).tobytes()) for key in dirty_keys)
