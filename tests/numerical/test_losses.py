@@ -154,8 +154,20 @@ def test_the_gradient_of_alignment_is_its_slope() -> None:
     assert torch.autograd.gradcheck(lambda x: category_alignment_loss(x, category), (embedding,))
 
 
+def test_the_gradient_of_alignment_is_its_slope_in_large_categories() -> None:
+    """37 and 23 items: more than stand together in one product."""
+    embedding = torch.randn(60, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    category = (torch.randperm(60, generator=torch.Generator().manual_seed(1)) < 37).long()
+    embedding.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda x: category_alignment_loss(x, category), (embedding,))
+
+
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.integers(-1, 4), min_size=1, max_size=14), st.integers(0, 99))
+@given(
+    st.lists(st.integers(-1, 4), min_size=1, max_size=14)
+    | st.lists(st.integers(-1, 2), min_size=40, max_size=80),
+    st.integers(0, 99),
+)
 def test_alignment_equals_loops(categories: list[int], seed: int) -> None:
     embedding = np.random.default_rng(seed).normal(size=(len(categories), 3))
     category = np.array(categories)
