@@ -32,6 +32,7 @@ Runner: TypeAlias = Callable[[Trial, Held, Path], TrialResult]
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PACKAGES = ("feature_store", "stream_trainer", "index_refresher", "simulators")
 _SHOWN_EVERY_S = 0.5
+_PROCESSES = multiprocessing.get_context("forkserver")  # its server imports torch once for all trials
 
 
 class Task(NamedTuple):
@@ -120,6 +121,7 @@ class Trials:
     def _side_by_side(self, missing: dict[str, Task], bar: "_Bar") -> None:
         os.environ.update(dict.fromkeys(_THREADS, "1"))  # read by children when they load NumPy and torch
         resource_tracker.ensure_running()  # else starting it unblocks SIGINT
+        _PROCESSES.set_forkserver_preload([run_trial.__module__])
         waiting, running = list(missing.items()), dict[BaseProcess, tuple[str, Task]]()
         try:
             with StopSignals() as signals:
@@ -142,7 +144,7 @@ class Trials:
 
     def _start(self, digest: str, task: Task) -> BaseProcess:
         """Start a trial in a process that Ctrl-C does not reach: ending it is ours to do."""
-        process = multiprocessing.get_context("spawn").Process(
+        process = _PROCESSES.Process(
             target=_work_alone, args=(self._runner, task, self._folder, digest, self._code), daemon=True
         )
         former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
