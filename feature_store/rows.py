@@ -211,6 +211,7 @@ class RowTable:
         They are copied bit by bit as the iterator is used, so that nobody waits for a commit's worth at once;
         a row that is about to change before its turn is copied then. One is to be used up before the next.
         """
+        assert not self._leaving_R.any(), "the rows taken before are not all handed out"
         slots = np.flatnonzero(self._dirty_R[: self._high_water])
         self._dirty_R[slots] = False
         self._leaving_R[slots] = True
@@ -219,7 +220,9 @@ class RowTable:
     def _leave(self, slots: I64) -> Iterator[RowChunk]:
         for start in range(0, len(slots), _CHUNK_ROWS):
             chunk = slots[start : start + _CHUNK_ROWS]
-            yield self._copied(chunk[self._leaving_R[chunk]])
+            left = chunk[self._leaving_R[chunk]]
+            if len(left):
+                yield self._copied(left)
             while self._set_aside:
                 yield self._set_aside.popleft()
 

@@ -155,14 +155,16 @@ class StoreProcess:
 
     def _hand_over(self, num_chunks: int | None) -> None:
         """Hand over so many chunks of rows, or all that are left; after the last one the commit is whole."""
-        if self._rest is None:
+        rest, self._rest = self._rest, None  # a commit that fails half-way must never be finished
+        if rest is None:
             return
         num_handed = 0
-        for family, (keys, rows_nW) in islice(self._rest, num_chunks):
+        for family, (keys, rows_nW) in islice(rest, num_chunks):
             end = self._rows.write(self._rest_start, rows_nW)
             self._worker.send(encode(PutRows(family, keys, self._rest_start, rows_nW.shape[1] * 4)))
             self._rest_start = end
             num_handed += 1
-        if num_chunks is None or num_handed < num_chunks:
-            self._rest = None
+        if num_handed == num_chunks:
+            self._rest = rest
+        else:
             self._worker.send(encode(Finish()))

@@ -180,6 +180,7 @@ class TrainerState:
         """Hand everything that changed since the last commit to the store, to be made durable as a whole;
         return the number of rows.
         """
+        self._store.is_durable(wait=True)  # the rows of the commit before leave their tables first
         self.flush_item_features()
         num_rows = sum(table.num_dirty for table in self.tables)
         rows = {name: table.take_dirty() for name, table in self.tables._asdict().items()}

@@ -30,7 +30,7 @@ class EndToEnd:
     def __init__(self, config: Configuration, num_positives: int) -> None:
         self.config = config
         self._num_positives = num_positives
-        self._segment = self._num_commits = 0
+        self._segment = self._num_stalls = 0
         self.last_stalls = (0.0, 0.0)
         """Of the last segment: the share of time that commits held up the learning, and the longest in
         seconds. The end of its last commit counts in the rate alone: there is nothing left to learn.
@@ -54,9 +54,9 @@ class EndToEnd:
         self._segment += 1
         before, self.last_start = state.num_positives, state.position()
         start = time.perf_counter()
-        stalls = self._trainer.run(threading.Event()).commit_stalls[self._num_commits :]
+        stalls = self._trainer.run(threading.Event()).commit_stalls[self._num_stalls :]
         seconds = time.perf_counter() - start
-        self._num_commits += len(stalls)
+        self._num_stalls += len(stalls)
         self.last_stalls = (sum(stalls) / seconds, max(stalls))
         learned = state.num_positives - before
         if learned != self._num_positives:
