@@ -37,7 +37,7 @@ def test_a_small_log_from_end_to_end(tmp_path: Path) -> None:
     assert [entry["seconds"] for entry in result["refresh"]] == [0, 60, 604800, None]
     assert [entry["name"] for entry in result["rehearsal"]] == ["0", "8"]
     assert [entry["name"] for entry in result["negatives"]] == ["shown"]
-    assert result["rehearsal"][0]["learn_seconds"] < result["rehearsal"][1]["learn_seconds"]
+    assert all(entry["learn_seconds"] > 0 for entry in result["rehearsal"])  # a cost to print; never a race
     end = result["ratios"]["retrained"]["end"]["hr@50"]
     assert end["ratio"] == end["online"] / end["retrained"]
     assert end["low"] <= end["ratio"] <= end["high"]
