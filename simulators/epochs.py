@@ -207,6 +207,7 @@ def _count_frequencies(state: TrainerState, items_E: I64) -> None:
 
 def _operations(state: TrainerState, train: Dataset, seed: int) -> Iterator[UserOp]:
     """Take in the items of the stream, and yield what happens to users."""
+    knows_users = bool(state.user_features.num_values or state.user_features.num_numbers)
     for offset, (_, event) in enumerate(timeline(train, seed)):
         if isinstance(event, ItemFeatures):
             number = state.item_numbers.number(event.id)
@@ -217,7 +218,7 @@ def _operations(state: TrainerState, train: Dataset, seed: int) -> Iterator[User
                 state.flush_item_features()
         elif isinstance(event, Click):
             yield UserOp(event.user_id, state.item_numbers.number(event.item_id), 0, offset)
-        elif isinstance(event, UserFeatures):
+        elif isinstance(event, UserFeatures) and knows_users:
             values, numbers = state.user_features.encode(event.features)
             yield UserOp(event.id, features=(tuple(values.tolist()), tuple(numbers.tolist())))
 
