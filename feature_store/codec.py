@@ -7,7 +7,7 @@ send the message to the dead letters and go on.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Annotated, Any, Final
@@ -106,7 +106,7 @@ def decode(kind: EventKind, key: bytes | None, value: bytes | None, timestamp_ms
 
 
 def decode_many(
-    kind: EventKind, records: Sequence[tuple[bytes | None, bytes | None, int]]
+    kind: EventKind, records: Iterable[tuple[bytes | None, bytes | None, int]]
 ) -> list[Event | DecodeError]:
     """Return the event of each (key, value, timestamp_ms), or why there is none, in the same order.
 
@@ -117,7 +117,7 @@ def decode_many(
     [Deleted(kind=..., id='a', ts_ms=7), DecodeError("malformed: field 'ts_ms': required, but missing")]
     """
     reader = _READERS[kind]
-    return [_event_or_error(reader, *record) for record in records]
+    return [_event_or_error(reader, key, value, timestamp_ms) for key, value, timestamp_ms in records]
 
 
 def _event_or_error(

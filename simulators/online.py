@@ -162,9 +162,9 @@ class _Pass:
 
     def apply(self, kind: EventKind, event: Event) -> None:
         """Let an event take effect."""
-        place = (TopicPartition(self._topic_of[kind], 0), event.ts_ms, self._num_events[kind])
+        place, offset = TopicPartition(self._topic_of[kind], 0), self._num_events[kind]
         self._num_events[kind] += 1
-        self.chunker.add([(*place, event)])
+        self.chunker.add([(place, event.ts_ms, (offset, event))])
         self.session.apply(self.chunker.take())
 
     def reach(self, ts_ms: int) -> None:

@@ -5,14 +5,14 @@ happened before the record, then the record's own effect. Never polls, decodes o
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from feature_store.configuration import JoinSettings
 from feature_store.schema import Click, Deleted, Event, EventKind, Impression, ItemFeatures
-from stream_trainer.chunk import Changed, Chunk, Fact, Joined, Marks, Place, Position
+from stream_trainer.chunk import Changed, Chunk, Fact, Marks, Place, Position
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.ingest import Merged
-from stream_trainer.join import Joiner, Origin, Positive
+from stream_trainer.join import Joiner, Origin
 
 _NEVER_MS = 2**62
 _NONE: Mapping[str, int] = {}
@@ -31,23 +31,22 @@ class Chunker:
         self._places: dict[TopicPartition, tuple[int, int]] = {}
         self._num_events: Counter[str] = Counter()
 
-    def add(self, records: Iterable[Merged]) -> None:
+    def add(self, records: Sequence[Merged]) -> None:
         """Take records in merge order; one that could not be decoded has no event, but its place counts."""
-        for partition, ts_ms, offset, event in records:
+        for partition, ts_ms, (offset, event) in records:
             watermark_ms = ts_ms - self._lateness_ms
             if watermark_ms > self._watermark_ms:
                 self._watermark_ms = watermark_ms
-                closed = self._joiner.advance(watermark_ms)
-                if closed:
-                    self._add_positives(closed)
-            self._places[partition] = (offset + 1, ts_ms)
-            self._num_events[partition[0]] += 1
+                self._facts += self._joiner.advance(watermark_ms)
             if event is not None:
                 self._take_effect(partition, offset, event)
+        self._places |= {partition: (offset + 1, ts_ms) for partition, ts_ms, (offset, _) in records}
+        self._latest_event_ms = max(self._latest_event_ms, *(ts_ms for _, ts_ms in self._places.values()), 0)
+        self._num_events.update([partition.topic for partition, _, _ in records])
 
     def close_windows(self) -> None:
         """Act as if time had passed every window: the end of a bounded replay."""
-        self._add_positives(self._joiner.advance(_NEVER_MS))
+        self._facts += self._joiner.advance(_NEVER_MS)
 
     def take(
         self, lag_records: int = 0, dead_letters: Mapping[str, int] = _NONE, at_end: bool = False
@@ -71,21 +70,12 @@ class Chunker:
         )
 
     def _take_effect(self, partition: TopicPartition, offset: int, event: Event) -> None:
-        self._latest_event_ms = max(self._latest_event_ms, event.ts_ms)
         if isinstance(event, Click):
             self._latest_click_ms = max(self._latest_click_ms, event.ts_ms)
-            joined = self._joiner.click(event, Origin(*partition, offset))
-            if joined:
-                self._add_positives(joined)
+            self._facts += self._joiner.click(event, Origin(partition.partition, offset))
         elif isinstance(event, Impression):
-            joined = self._joiner.impression(event)
-            if joined:
-                self._add_positives(joined)
+            self._facts += self._joiner.impression(event)
         elif isinstance(event, Deleted):
             self._facts.append(Changed(event.kind == EventKind.ITEM, event.id, None))
         else:
             self._facts.append(Changed(isinstance(event, ItemFeatures), event.id, event.features))
-
-    def _add_positives(self, positives: Sequence[Positive]) -> None:
-        for user_id, item_id, _, (_, partition, offset), shown, _ in positives:
-            self._facts.append(Joined(user_id, item_id, partition, offset, shown))

@@ -7,6 +7,8 @@ Owns `Record`, `TopicPartition` and the protocols. Two implementations keep them
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from msgspec import Struct
+
 Headers = tuple[tuple[str, bytes], ...]
 
 
@@ -17,7 +19,7 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
-class Record(NamedTuple):
+class Record(Struct, frozen=True, gc=False):
     """One message as the log holds it. `offset` is its own place; `timestamp_ms` is the log's, not the
     event's.
     """

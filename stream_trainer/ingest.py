@@ -5,8 +5,10 @@ and become durable only with the commit.
 """
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import TypeAlias
 
 from feature_store.codec import decode_many
@@ -23,14 +25,14 @@ _POLL_RECORDS = 5_000
 _MAX_BURIED_BYTES = 900_000  # a record of the log holds 1 MiB, and the headers need room
 _MAX_BURIED_KEY_BYTES = 1_000
 _MAX_CARRIED_HEADERS = 100
+_PARTITION_OF = attrgetter("topic", "partition")
+_READ_OF = attrgetter("key", "value", "timestamp_ms")
 
-
-Merged: TypeAlias = tuple[TopicPartition, int, int, Event | None]
-"""One record in merge order: partition, its event time so far in ms, offset, and the event, None if it could
-not be decoded. A plain tuple: there are two hundred thousand a second.
+_Decoded: TypeAlias = tuple[int, Event | None]
+Merged: TypeAlias = tuple[TopicPartition, int, _Decoded]
+"""One record in merge order: partition, its event time so far in ms, and its offset and event, None if it
+could not be decoded. Plain tuples, made once: there are a hundred thousand a second.
 """
-
-_Decoded: TypeAlias = tuple[int, Event | None, tuple[Record, DecodeError] | None]
 
 
 class Ingest:
@@ -56,6 +58,7 @@ class Ingest:
         self._position: dict[TopicPartition, int] = {}
         self._last_seen: dict[TopicPartition, float] = {}
         self._paused: set[TopicPartition] = set()
+        self._bad: dict[tuple[TopicPartition, int], tuple[Record, DecodeError]] = {}
         self._open: set[TopicPartition] = set()
         self._next_look = 0.0
 
@@ -94,6 +97,7 @@ class Ingest:
         self._reader.assign(self._position)
         self._ends = self._reader.end_offsets()
         self._merge: Merge[_Decoded] = Merge(partitions, latest_ts_ms)
+        self._bad.clear()
         self._open = set(partitions)
         self._last_seen = dict.fromkeys(partitions, self._now())
         self._settle()
@@ -116,12 +120,11 @@ class Ingest:
         if not ready:
             self._poll(timeout_s)
             ready = self._merge.pop_ready(max_events)
-        merged: list[Merged] = []
-        for partition, ts_ms, (offset, event, bad) in ready:
-            if bad is not None:
-                self._bury(*bad)
-            merged.append((partition, ts_ms, offset, event))
-        return merged
+        if self._bad:  # each is buried in its turn, so that a restart meets it again if that did not come
+            for partition, _, (offset, event) in ready:
+                if event is None:
+                    self._bury(*self._bad.pop((partition, offset)))
+        return ready
 
     def flush_dead_letters(self) -> None:
         """Return once all dead letters are durable: before the commit that passes over them."""
@@ -141,11 +144,8 @@ class Ingest:
     def _poll(self, timeout_s: float) -> None:
         self._pause_full()
         records = self._reader.poll(_POLL_RECORDS, timeout_s)
-        by_partition: dict[tuple[str, int], list[Record]] = defaultdict(list)
-        for record in records:
-            by_partition[record[:2]].append(record)
-        for name, some in by_partition.items():
-            self._push(TopicPartition(*name), some)
+        for name, some in groupby(records, _PARTITION_OF):
+            self._push(TopicPartition(*name), list(some))
         if not records:
             self._position.update(self._reader.positions())
         self._settle()
@@ -171,18 +171,15 @@ class Ingest:
             records = [record for record in records if record.offset < self._ends[partition]]
         else:
             self._open.add(partition)
-        events = decode_many(
-            self._kinds[partition.topic], [(r.key, r.value, r.timestamp_ms) for r in records]
-        )
-        self._merge.push(
-            partition,
-            [
-                (None, (record.offset, None, (record, event)))
-                if isinstance(event, DecodeError)
-                else (event.ts_ms, (record.offset, event, None))
-                for record, event in zip(records, events, strict=True)
-            ],
-        )
+        read = decode_many(self._kinds[partition.topic], map(_READ_OF, records))
+        waiting: list[tuple[int | None, _Decoded]] = []
+        for record, event in zip(records, read, strict=True):
+            if isinstance(event, DecodeError):
+                self._bad[partition, record.offset] = record, event
+                waiting.append((None, (record.offset, None)))
+            else:
+                waiting.append((event.ts_ms, (record.offset, event)))
+        self._merge.push(partition, waiting)
 
     def _settle(self) -> None:
         """Release the merge from partitions with nothing to read."""

@@ -5,10 +5,10 @@ is closed is forgotten: a click after that is unmatched, not late, because it ca
 impression never came; and a repeated impression after that waits anew.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import msgpack
 import msgspec
@@ -16,30 +16,19 @@ from msgspec import Struct
 
 from feature_store.configuration import JoinSettings
 from feature_store.schema import Click, Impression
+from stream_trainer.chunk import Joined
 
 COUNTER_KEY = b"sequence.last"
 _SPARE_HEAP = 1024  # entries of clicks that wait no more, before they are swept out
 _SLATE, _CLICK = "impression", "click"
-_NOTHING: Mapping[tuple[str, str], int] = {}
+_ENCODER = msgspec.msgpack.Encoder()
 
 
-class Origin(NamedTuple):
-    """Where a record stands in the log: what draws for it are a hash of."""
+class Origin(Struct, frozen=True, array_like=True, gc=False):
+    """Where a click stands in its topic: what draws for it are a hash of."""
 
-    topic: str
     partition: int
     offset: int
-
-
-class Positive(NamedTuple):
-    """One click to learn. `shown`: the slate's items not clicked, known only when windows close."""
-
-    user_id: str
-    item_id: str
-    ts_ms: int
-    origin: Origin
-    shown: tuple[str, ...] = ()
-    position: int = -1
 
 
 @dataclass
@@ -63,11 +52,11 @@ class _Slate(Struct):
     ts_ms: int
     items: list[str]
     sequence: int
-    clicked: dict[str, tuple[int, Origin] | None]
-    """The items clicked so far: with time and origin while they wait for the close, None once emitted."""
+    clicked: dict[str, Origin | None]
+    """The items clicked so far: with their origin while they wait for the close, None once emitted."""
 
 
-class _EarlyClick(NamedTuple):
+class _EarlyClick(Struct, frozen=True, gc=False):
     """A click that waits for its impression."""
 
     impression_id: str
@@ -111,7 +100,7 @@ class Joiner:
         """Clicks that wait for their impression."""
         return len(self._clicks)
 
-    def impression(self, event: Impression) -> list[Positive]:
+    def impression(self, event: Impression) -> list[Joined]:
         """Let a slate wait for its clicks; return the positives of clicks that came before it."""
         key = event.impression_id
         if key in self._slates:
@@ -121,19 +110,20 @@ class Joiner:
         slate = _Slate(key, event.user_id, event.ts_ms, event.items, sequence, {})
         self._slates[key] = self._changed[sequence] = slate
         heappush(self._slate_heap, (slate.ts_ms, sequence, slate))
-        positives: list[Positive] = []
-        for early in self._early.pop(key, _NOTHING).values():
-            click = self._clicks.pop(early)
-            self._forget(early)
-            positives += self._match(slate, click, click.origin)
-        if len(self._click_heap) > 2 * len(self._clicks) + _SPARE_HEAP:
-            self._rebuild_click_heap()
+        positives: list[Joined] = []
+        if key in self._early:
+            for early in self._early.pop(key).values():
+                click = self._clicks.pop(early)
+                self._forget(early)
+                positives += self._match(slate, click, click.origin)
+            if len(self._click_heap) > 2 * len(self._clicks) + _SPARE_HEAP:
+                self._rebuild_click_heap()
         while len(self._slates) > self._settings.max_waiting_impressions:
             self.counts.closed_early += 1
             positives += self._close_oldest()
         return positives
 
-    def click(self, event: Click, origin: Origin) -> list[Positive]:
+    def click(self, event: Click, origin: Origin) -> list[Joined]:
         """Join a click to its slate, or let it wait for one."""
         slate = self._slates.get(event.impression_id)
         if slate is not None:
@@ -147,14 +137,14 @@ class Joiner:
         early[click.user_id, click.item_id] = sequence
         self._clicks[sequence] = self._changed[sequence] = click
         heappush(self._click_heap, (click.ts_ms, sequence))
-        positives: list[Positive] = []
+        positives: list[Joined] = []
         while len(self._clicks) > self._settings.max_waiting_clicks:
             positives += self._give_up_oldest_click()
         return positives
 
-    def advance(self, watermark_ms: int) -> list[Positive]:
+    def advance(self, watermark_ms: int) -> list[Joined]:
         """Close the windows that ended before the watermark; clicks that waited as long are unmatched."""
-        positives: list[Positive] = []
+        positives: list[Joined] = []
         limit_ms = watermark_ms - self._window_ms
         while self._slate_heap and self._slate_heap[0][0] < limit_ms:
             positives += self._close_oldest()
@@ -164,7 +154,7 @@ class Joiner:
 
     def take_changes(self) -> dict[bytes, bytes | None]:
         """Return for the commit what changed since the last call: entries, None for those that are gone."""
-        pack = msgspec.msgpack.encode
+        pack = _ENCODER.encode
         changes: dict[bytes, bytes | None] = {}
         for sequence, entry in self._changed.items():
             changes[sequence.to_bytes(8, "big")] = None if entry is None else pack(_fields(entry))
@@ -190,7 +180,7 @@ class Joiner:
     def _restore(self, sequence: int, kind: str, key: str, user_id: str, ts_ms: int, *rest: Any) -> None:
         if kind == _SLATE:
             items, marks = rest
-            clicked = {item: mark and (mark[0], Origin(*mark[1])) for item, mark in marks.items()}
+            clicked = {item: mark and Origin(*mark) for item, mark in marks.items()}
             slate = _Slate(key, user_id, ts_ms, items, sequence, clicked)
             self._slates[key] = slate
             self._slate_heap.append((ts_ms, sequence, slate))
@@ -210,7 +200,7 @@ class Joiner:
         else:
             del self._changed[sequence]
 
-    def _match(self, slate: _Slate, click: Click | _EarlyClick, origin: Origin) -> list[Positive]:
+    def _match(self, slate: _Slate, click: Click | _EarlyClick, origin: Origin) -> list[Joined]:
         item_id, settings = click.item_id, self._settings
         if click.user_id != slate.user_id or item_id not in slate.items:
             self.counts.conflicting += 1
@@ -227,19 +217,18 @@ class Joiner:
             self.counts.joined += 1
         self._changed[slate.sequence] = slate
         if self._at_close and not is_late:
-            slate.clicked[item_id] = (click.ts_ms, origin)
+            slate.clicked[item_id] = origin
             return []
         slate.clicked[item_id] = None
-        position = -1 if is_late else slate.items.index(item_id)
-        return [Positive(click.user_id, item_id, click.ts_ms, origin, (), position)]
+        return [Joined(click.user_id, item_id, origin.partition, origin.offset)]
 
-    def _unmatched(self, click: Click | _EarlyClick, origin: Origin) -> list[Positive]:
+    def _unmatched(self, click: Click | _EarlyClick, origin: Origin) -> list[Joined]:
         self.counts.unmatched += 1
         if self._settings.unmatched == "drop":
             return []
-        return [Positive(click.user_id, click.item_id, click.ts_ms, origin)]
+        return [Joined(click.user_id, click.item_id, origin.partition, origin.offset)]
 
-    def _close_oldest(self) -> list[Positive]:
+    def _close_oldest(self) -> list[Joined]:
         _, sequence, slate = heappop(self._slate_heap)
         del self._slates[slate.impression_id]
         self._forget(sequence)
@@ -249,13 +238,13 @@ class Joiner:
             return []
         shown = tuple(dict.fromkeys([item for item in slate.items if item not in clicked]))
         positives = [
-            Positive(slate.user_id, item, *mark, shown, slate.items.index(item))
-            for item, mark in clicked.items()
-            if mark is not None
+            Joined(slate.user_id, item, origin.partition, origin.offset, shown)
+            for item, origin in clicked.items()
+            if origin is not None
         ]
-        return sorted(positives, key=lambda positive: positive.position)
+        return sorted(positives, key=lambda positive: slate.items.index(positive.item_id))
 
-    def _give_up_oldest_click(self) -> list[Positive]:
+    def _give_up_oldest_click(self) -> list[Joined]:
         """Take the oldest off the heap; if it is a click that still waits, it is unmatched."""
         _, sequence = heappop(self._click_heap)
         click = self._clicks.pop(sequence, None)

@@ -160,7 +160,7 @@ class Shop:
             kind = event.kind.value if isinstance(event, Deleted) else type(event).__name__
             partition = TopicPartition(kind, 0)
             offset = self.state.next_offsets.get(partition, 0)
-            self._chunker.add([(partition, event.ts_ms, offset, event)])
+            self._chunker.add([(partition, event.ts_ms, (offset, event))])
             self.session.apply(self._chunker.take())
 
     def commit(self) -> None:

@@ -7,6 +7,7 @@ per positive grows with size; writes build/bench-books.json and, beside it, the 
 
 import argparse
 import json
+import resource
 import tempfile
 from contextlib import closing
 from itertools import islice
@@ -99,6 +100,7 @@ def measure(size: Size, console: Console) -> dict[str, Any]:
         "restart_s": again.first_batch_s,
         "hr@50": hit_rate(ranks_of_store(store, held), 50),
         "hr@50 popularity": hit_rate(ranks_of_scorer(held, popularity_scorer(train)), 50),
+        "asking_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
@@ -125,6 +127,7 @@ def show(results: list[dict[str, Any]]) -> Table:
     )
     row("store on disk ÷ its live bytes", "≤ 2.5", lambda r: f"{r['store_bytes'] / r['live_bytes']:.2f}")
     row("restart to first learned batch, s", "≤ 10", lambda r: f"{r['restart_s']:.1f}")
+    row("peak memory of generating, loading and ranking, MiB", "≤ 3,072", lambda r: f"{r['asking_mib']:,}")
     row("HR@50", "", lambda r: f"{r['hr@50']:.4f}")
     row("HR@50 of popularity", "far below", lambda r: f"{r['hr@50 popularity']:.4f}")
     return table

@@ -5,10 +5,12 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from feature_store.configuration import JoinSettings
 from feature_store.schema import Click, Impression
-from stream_trainer.join import Joiner, Origin, Positive
+from stream_trainer.chunk import Joined
+from stream_trainer.join import Joiner, Origin
 
 WINDOW_MS = 5
 NEVER = 10**9
@@ -39,10 +41,10 @@ all_settings = st.builds(
 
 
 def origin(place: int) -> Origin:
-    return Origin("clicks", place % 3, place)
+    return Origin(place % 3, place)
 
 
-def apply(joiner: Joiner, place: int, step: Step) -> list[Positive]:
+def apply(joiner: Joiner, place: int, step: Step) -> list[Joined]:
     if isinstance(step, Impression):
         return joiner.impression(step)
     return joiner.click(step, origin(place)) if isinstance(step, Click) else joiner.advance(step)
@@ -65,7 +67,7 @@ class Pair(NamedTuple):
     slate: Shown
 
 
-Emitted = list[list[tuple[tuple[int, ...], Positive]]]  # per step, each with what orders it in the step
+Emitted = list[list[tuple[tuple[int, ...], Joined]]]  # per step, each with what orders it in the step
 
 
 def expiry(log: list[Step], place: int, ts_ms: int) -> int:
@@ -111,7 +113,7 @@ def pair_up(log: list[Step], shown: list[Shown], train_unmatched: bool, emitted:
 def settle(settings: JoinSettings, slate: Shown, pairs: list[Pair], emitted: Emitted) -> None:
     """Emit what the clicks of one slate give, at once or at its close."""
     seen: set[str] = set()
-    at_close: dict[str, Positive] = {}
+    at_close: dict[str, Joined] = {}
     items = slate.event.items
     for met, place, click, _ in pairs:
         positive = alone(click, place)
@@ -124,7 +126,6 @@ def settle(settings: JoinSettings, slate: Shown, pairs: list[Pair], emitted: Emi
             seen |= {click.item_id} if is_emitted else set()
         else:
             seen.add(click.item_id)
-            positive = positive._replace(position=items.index(click.item_id))
             is_emitted = settings.emit == "on_click"
             if not is_emitted:
                 at_close[click.item_id] = positive
@@ -132,11 +133,11 @@ def settle(settings: JoinSettings, slate: Shown, pairs: list[Pair], emitted: Emi
             emitted[met].append(((0, 0, place), positive))
     shown = tuple(item for place, item in enumerate(items) if item not in seen and item not in items[:place])
     for positive in at_close.values() if slate.end != NEVER else ():
-        order = (0, slate.event.ts_ms, slate.start, positive.position)
-        emitted[slate.end].append((order, positive._replace(shown=shown)))
+        order = (0, slate.event.ts_ms, slate.start, items.index(positive.item_id))
+        emitted[slate.end].append((order, replace(positive, shown=shown)))
 
 
-def brute_force(settings: JoinSettings, log: list[Step]) -> list[list[Positive]]:
+def brute_force(settings: JoinSettings, log: list[Step]) -> list[list[Joined]]:
     """Return what each step emits, by looking at the whole log at once. Buffers have no bounds here."""
     emitted: Emitted = [[] for _ in log]
     shown = accepted(log)
@@ -146,8 +147,8 @@ def brute_force(settings: JoinSettings, log: list[Step]) -> list[list[Positive]]
     return [[positive for _, positive in sorted(step, key=lambda pair: pair[0])] for step in emitted]
 
 
-def alone(click: Click, place: int) -> Positive:
-    return Positive(click.user_id, click.item_id, click.ts_ms, origin(place))
+def alone(click: Click, place: int) -> Joined:
+    return Joined(click.user_id, click.item_id, place % 3, place)
 
 
 @given(all_settings, logs)

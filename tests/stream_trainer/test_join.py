@@ -6,7 +6,8 @@ import pytest
 
 from feature_store.configuration import JoinSettings
 from feature_store.schema import Click, Impression
-from stream_trainer.join import JoinCounts, Joiner, Origin, Positive
+from stream_trainer.chunk import Joined
+from stream_trainer.join import JoinCounts, Joiner, Origin
 
 WINDOW_MS = 1_000
 
@@ -17,26 +18,26 @@ def make(**settings: Any) -> Joiner:
 
 def show(
     joiner: Joiner, name: str = "i", ts_ms: int = 0, items: str = "abc", user: str = "u"
-) -> list[Positive]:
+) -> list[Joined]:
     event = Impression(impression_id=name, user_id=user, ts_ms=ts_ms, items=list(items))
     return joiner.impression(event)
 
 
 def click(
     joiner: Joiner, item: str = "a", ts_ms: int = 10, name: str = "i", user: str = "u", offset: int = 7
-) -> list[Positive]:
+) -> list[Joined]:
     event = Click(impression_id=name, user_id=user, item_id=item, ts_ms=ts_ms)
-    return joiner.click(event, Origin("clicks", 1, offset))
+    return joiner.click(event, Origin(1, offset))
 
 
 def counts(joiner: Joiner) -> dict[str, int]:
     return {name: number for name, number in vars(joiner.counts).items() if number}
 
 
-def test_a_click_is_a_positive_at_once_with_its_own_time_origin_and_position() -> None:
+def test_a_click_is_a_positive_at_once_with_where_it_stood_in_the_log() -> None:
     joiner = make()
     assert show(joiner, ts_ms=5) == []
-    assert click(joiner, "b", ts_ms=10) == [Positive("u", "b", 10, Origin("clicks", 1, 7), (), 1)]
+    assert click(joiner, "b", ts_ms=10) == [Joined("u", "b", partition=1, offset=7)]
     assert joiner.counts == JoinCounts(joined=1)
 
 
@@ -44,7 +45,7 @@ def test_a_click_that_came_first_waits_for_its_impression() -> None:
     joiner = make()
     assert click(joiner, "b", ts_ms=20, offset=1) == click(joiner, "a", ts_ms=10, offset=2) == []
     assert joiner.num_clicks == 2
-    assert [(p.item_id, p.origin.offset) for p in show(joiner)] == [("b", 1), ("a", 2)]
+    assert [(p.item_id, p.offset) for p in show(joiner)] == [("b", 1), ("a", 2)]
     assert (joiner.num_clicks, joiner.num_impressions) == (0, 1)
 
 
@@ -54,8 +55,8 @@ def test_at_close_emits_clicks_in_slate_order_with_what_was_not_clicked() -> Non
     assert click(joiner, "c", ts_ms=1, offset=1) == click(joiner, "a", ts_ms=2, offset=2) == []
     assert joiner.advance(WINDOW_MS) == []  # the window includes its end
     assert joiner.advance(WINDOW_MS + 1) == [
-        Positive("u", "a", 2, Origin("clicks", 1, 2), ("b", "d"), 0),
-        Positive("u", "c", 1, Origin("clicks", 1, 1), ("b", "d"), 3),
+        Joined("u", "a", 1, 2, ("b", "d")),
+        Joined("u", "c", 1, 1, ("b", "d")),
     ]
     assert counts(joiner) == {"joined": 2, "closed": 1}
 
@@ -90,14 +91,14 @@ def test_a_late_click_is_learned_once_or_leaves_no_trace(emit: str, late: str) -
     closed = joiner.advance(10_000)
     assert again == []
     if late == "train":
-        assert [(p.item_id, p.position, p.shown) for p in first] == [("a", -1, ())]
+        assert [(p.item_id, p.shown) for p in first] == [("a", ())]
         assert counts(joiner) == {"joined": 1, "late": 1, "duplicates": 1, "closed": 1}
     else:
         assert first == []
         assert counts(joiner) == {"joined": 1, "late": 2, "closed": 1}
     shown = ("c",) if late == "train" else ("a", "c")
-    expected = [("b", 1, shown if emit == "at_close" else ())]
-    assert [(p.item_id, p.position, p.shown) for p in on_time + closed] == expected
+    expected = [("b", shown if emit == "at_close" else ())]
+    assert [(p.item_id, p.shown) for p in on_time + closed] == expected
 
 
 @pytest.mark.parametrize("unmatched", ["train", "drop"])
@@ -114,7 +115,7 @@ def test_clicks_without_their_impression(unmatched: str) -> None:
         joiner.advance(10_000),
     ]
     assert list(map(len, emitted)) == ([1, 1, 0, 0, 1, 0, 1] if unmatched == "train" else [0] * 7)
-    assert all(p.position == -1 and p.shown == () for step in emitted for p in step)
+    assert all(p.shown == () for step in emitted for p in step)
     assert counts(joiner) == {"conflicting": 2, "unmatched": 4, "closed": 1}
 
 
@@ -145,7 +146,7 @@ def test_clicks_that_wait_over_a_restart_keep_their_order_whatever_the_order_of_
         click(joiner, item, offset=offset)
     stored = {key: value for key, value in joiner.take_changes().items() if value is not None}
     restored = Joiner.load(JoinSettings(), reversed(stored.items()))
-    assert [p.origin.offset for p in show(restored)] == [0, 1, 2]
+    assert [p.offset for p in show(restored)] == [0, 1, 2]
 
 
 def test_only_changes_are_taken_and_only_what_was_stored_is_deleted() -> None:
@@ -179,7 +180,7 @@ def test_a_change_of_emit_between_runs_neither_repeats_nor_loses_a_click(before:
     emitted += click(second, "a", offset=2)
     emitted += click(second, "b", offset=3)
     emitted += second.advance(10_000)
-    assert sorted((p.item_id, p.origin.offset) for p in emitted) == [("a", 1), ("b", 3)]
+    assert sorted((p.item_id, p.offset) for p in emitted) == [("a", 1), ("b", 3)]
 
 
 def test_smaller_bounds_after_a_restart_are_kept_at_once() -> None:
