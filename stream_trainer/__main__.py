@@ -71,8 +71,9 @@ def _run(args: argparse.Namespace) -> int:
     registry = CollectorRegistry()
     metrics = TrainerMetrics(registry)
     with StopSignals() as signals, _progress(args.until_end) as progress, ExitStack() as resources:
-        store = resources.enter_context(closing(open_store(config.store)))
+        # The feed's process loads its libraries while the store is opened.
         feed = resources.enter_context(closing(open_feed(config, args.until_end)))
+        store = resources.enter_context(closing(open_store(config.store)))
         stop_metrics = serve_metrics(config.metrics.trainer_port, registry)
         if stop_metrics is not None:
             resources.callback(stop_metrics)
