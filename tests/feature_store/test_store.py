@@ -113,6 +113,19 @@ def test_a_reader_stands_still_until_it_catches_up(store: FeatureStore, reader: 
     assert list(reader.items("meta")) == [(b"m", b"2")]
 
 
+def test_a_reader_sees_a_last_commit_whose_log_has_given_way_to_tables(
+    store: FeatureStore, reader: FeatureStoreReader
+) -> None:
+    """RocksDB's view alone does not: it moves on by what it reads in logs, and nothing more is written."""
+    store.commit({"user": [(b"a", b"1")]}, 1, 1)
+    assert reader.catch_up().number == 1
+    store.commit({"user": [(b"a", b"2")]}, 2, 2)
+    for family in store._family.values():
+        family.flush()
+    assert reader.catch_up().number == 2
+    assert reader.get("user", [b"a"]) == [b"2"]
+
+
 def test_a_reader_refuses_a_torn_view(tmp_path: Path) -> None:
     FeatureStore(tmp_path).close()
     raw = Rdict(str(tmp_path), _options(), {name: _options() for name in FAMILIES})
