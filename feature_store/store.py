@@ -226,9 +226,10 @@ class FeatureStoreReader(_Families):
         return False
 
     def _reopen(self) -> None:
-        """Begin the view anew. RocksDB's own does not follow to the manifest that the next trainer begins; and
-        when a log file has given way to tables it may miss the last commits, in some families or in all, or
-        go back to before them, until the next one is written: for ever, if none is.
+        """Begin the view anew. RocksDB's own does not follow to the manifest that the next trainer begins.
+
+        When a log file has given way to tables it may also miss the last commits, in some families or in all,
+        or go back to before them, until the next one is written: for ever, if none is.
         """
         self.close()
         self._open()
