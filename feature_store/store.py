@@ -194,6 +194,7 @@ class FeatureStoreReader(_Families):
         """
         self._path = path
         self.commit_info = CommitInfo()
+        self._newest = 0
         self._open()
 
     def catch_up(self) -> CommitInfo:
