@@ -5,6 +5,7 @@ joins or commits. Legend: B examples (new first, then rehearsed), N new ones, I 
 tower, D output width.
 """
 
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,10 @@ from stream_trainer.gathered import GatheredRows, GatheredValues, item_inputs
 from stream_trainer.models.factory import make_model, running_mean_width
 from stream_trainer.models.retrieval import History, Scored, UserInputs
 from stream_trainer.negatives import own_negatives, shared_negatives
+
+# oneDNN compiles a product in bfloat16 for each number of rows it meets, and keeps 1,024 of them unless told
+# otherwise: up to 3 GiB that are hardly ever used again. Read at the first product of a process.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 class Tables(NamedTuple):

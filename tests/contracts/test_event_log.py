@@ -120,9 +120,9 @@ def test_everything_of_a_record_comes_back(log: EventLog, topic: str, reader: Ev
     writer.close()
     reader.assign(from_start(log, topic))
     first, deleted, empty = read_all(reader, 3)
-    assert first == (topic, first.partition, 0, 1_400_000_000_123, b"k", b"\x00value\xff", headers)
-    assert deleted == (topic, first.partition, 1, 0, b"k", None, ())
-    assert empty == (topic, first.partition, 2, 1, b"k", b"", ())
+    assert first == Record(topic, first.partition, 0, 1_400_000_000_123, b"k", b"\x00value\xff", headers)
+    assert deleted == Record(topic, first.partition, 1, 0, b"k", None, ())
+    assert empty == Record(topic, first.partition, 2, 1, b"k", b"", ())
 
 
 def test_a_record_needs_no_key(log: EventLog, topic: str, reader: EventReader) -> None:
