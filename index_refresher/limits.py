@@ -10,9 +10,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from index_refresher.metrics import ServerMetrics
 
+_FAR_TOO_LARGE = 8  # times what is accepted
+
 
 class BodyLimit:
-    """Refuses bodies that are too large: by their declared length at once, else as soon as more has arrived.
+    """Refuses bodies that are too large: those that are far too large at once, by their declared length or as
+    soon as so much has arrived; others when they have come, for a client may only hear what it is told once
+    it has sent them.
 
     The body is read whole before the application runs: it is small by then, and no half-sent answer needs
     undoing.
@@ -29,15 +33,18 @@ class BodyLimit:
             return
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         size = int(declared) if declared.isdigit() else 0
-        body = b""
-        more = size <= self._max_bytes
+        body, num_read = b"", 0
+        more = size <= _FAR_TOO_LARGE * self._max_bytes
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
-            body += message.get("body", b"")
-            size = max(size, len(body))
-            more = message.get("more_body", False) and size <= self._max_bytes
+            piece = message.get("body", b"")
+            num_read += len(piece)
+            size = max(size, num_read)
+            if size <= self._max_bytes:
+                body += piece
+            more = message.get("more_body", False) and num_read <= _FAR_TOO_LARGE * self._max_bytes
         if size > self._max_bytes:
             detail = f"the body has {size} bytes or more; at most {self._max_bytes} are accepted"
             await JSONResponse({"detail": detail}, 413, {"connection": "close"})(scope, receive, send)

@@ -96,6 +96,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(NotReadyError, _not_ready)
+    app.add_exception_handler(Exception, _failed)
     _add_recommendations(app, recommender, settings)
     _add_operations(app, recommender, registry)
     return app
@@ -199,6 +200,11 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 async def _not_ready(request: Request, error: Exception) -> JSONResponse:
     return _problem(503, str(error))
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    """Answer a bug. The server logs it and closes the connection, which a client must not use again."""
+    return _problem(500, "the server failed; its log says why", {"connection": "close"})
 
 
 def _problem(status: int, detail: str, headers: Any = None) -> JSONResponse:
