@@ -196,10 +196,11 @@ def _rehearsal_picture(result: Mapping[str, Any]) -> Figure:
     left, right = figure.subplots(1, 2)
     entries = result["rehearsal"]
     ratios = [int(entry["name"]) for entry in entries]
-    left.plot(ratios, [entry["hr@50"] for entry in entries], "o-", color=_COLOURS[ONLINE])
-    left.set(title="Quality", ylabel="HR@50", ylim=(0, None))
-    right.plot(ratios, [entry["learn_seconds"] for entry in entries], "o-", color=_COLOURS[RETRAINED])
-    right.set(title="Cost", ylabel="seconds of learning, one thread", ylim=(0, None))
+    hit_rates, seconds = ([entry[name] for entry in entries] for name in ("hr@50", "learn_seconds"))
+    left.plot(ratios, hit_rates, "o-", color=_COLOURS[ONLINE])
+    left.set(title="Quality", ylabel="HR@50", ylim=(0, 1.05 * max(hit_rates)))
+    right.plot(ratios, seconds, "o-", color=_COLOURS[RETRAINED])
+    right.set(title="Cost", ylabel="seconds of learning, one thread", ylim=(0, 1.05 * max(seconds)))
     for axes in (left, right):
         axes.set_xlabel("learned examples drawn per new one")
         axes.set_xticks(ratios)
