@@ -230,10 +230,14 @@ class FeatureStoreReader(_Families):
         """Begin the view anew. RocksDB's own does not follow to the manifest that the next trainer begins.
 
         When a log file has given way to tables it may also miss the last commits, in some families or in all,
-        or go back to before them, until the next one is written: for ever, if none is.
+        or go back to before them, until the next one is written: for ever, if none is. If no other can be
+        opened, the one there is stays: who reads it goes on.
         """
-        self.close()
+        db, families, scratch = self._db, self._family, self._scratch
         self._open()
+        families.clear()
+        db.close()
+        shutil.rmtree(scratch, ignore_errors=True)
 
     def close(self) -> None:
         """Release the view and its scratch folder."""
@@ -243,13 +247,13 @@ class FeatureStoreReader(_Families):
     def _open(self) -> None:
         files, self._files = self._list_files(), []
         self._newest = 0
-        self._scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
+        scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
         try:
-            super().__init__(self._path, AccessType.secondary(str(self._scratch)))
+            super().__init__(self._path, AccessType.secondary(str(scratch)))
         except Exception as error:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
             raise StoreError(f"RocksDB cannot read the feature store {self._path}: {error}") from error
-        self._files = files
+        self._files, self._scratch = files, scratch
 
     def _list_files(self) -> list[str]:
         """Return which manifest and which log files the store is made of now."""

@@ -126,6 +126,22 @@ def test_a_reader_sees_a_last_commit_whose_log_has_given_way_to_tables(
     assert reader.get("user", [b"a"]) == [b"2"]
 
 
+def test_a_view_that_cannot_be_opened_anew_stays(
+    store: FeatureStore, reader: FeatureStoreReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.commit({"user": [(b"a", b"1")]}, 1, 1)
+    reader.catch_up()
+    reader._files = []  # as after a switch of logs
+    with monkeypatch.context() as patch:
+        patch.setattr("feature_store.store.Rdict", lambda *_, **__: 1 / 0)
+        with pytest.raises(StoreError, match="cannot read"):
+            reader.catch_up()
+    assert reader.get("user", [b"a"]) == [b"1"]
+    store.commit({"user": [(b"a", b"2")]}, 2, 2)
+    assert reader.catch_up().number == 2
+    assert reader.get("user", [b"a"]) == [b"2"]
+
+
 def test_a_reader_refuses_a_torn_view(tmp_path: Path) -> None:
     FeatureStore(tmp_path).close()
     raw = Rdict(str(tmp_path), _options(), {name: _options() for name in FAMILIES})

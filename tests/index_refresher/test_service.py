@@ -199,7 +199,7 @@ def test_a_streamed_body_is_cut_off_where_it_gets_too_large(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("num_bytes", [2_100, 1_000_000_000])
-def test_a_body_that_is_far_too_large_is_refused_before_it_comes(shop: Shop, num_bytes: int) -> None:
+def test_a_body_far_too_large_is_refused_before_it_comes_others_after(shop: Shop, num_bytes: int) -> None:
     with socket.create_connection((shop.client.base_url.host, shop.client.base_url.port or 0), 10) as raw:
         raw.sendall(b"POST /v1/recommendations HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % num_bytes)
         if num_bytes < 10_000:
