@@ -5,7 +5,8 @@ happened before the record, then the record's own effect. Never polls, decodes o
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 
 from feature_store.configuration import JoinSettings
 from feature_store.schema import Click, Deleted, Event, EventKind, Impression, ItemFeatures
@@ -15,6 +16,7 @@ from stream_trainer.ingest import Merged
 from stream_trainer.join import Joiner, Origin
 
 _NEVER_MS = 2**62
+_PARTITION_OF: Callable[[Merged], TopicPartition] = itemgetter(0)
 _NONE: Mapping[str, int] = {}
 
 
@@ -40,9 +42,11 @@ class Chunker:
                 self._facts += self._joiner.advance(watermark_ms)
             if event is not None:
                 self._take_effect(partition, offset, event)
-        self._places |= {partition: (offset + 1, ts_ms) for partition, ts_ms, (offset, _) in records}
+        last_of = {_PARTITION_OF(record): record for record in records}
+        self._places |= {partition: (offset + 1, ts_ms) for partition, ts_ms, (offset, _) in last_of.values()}
         self._latest_event_ms = max(self._latest_event_ms, *(ts_ms for _, ts_ms in self._places.values()), 0)
-        self._num_events.update([partition.topic for partition, _, _ in records])
+        for partition, count in Counter(map(_PARTITION_OF, records)).items():
+            self._num_events[partition.topic] += count
 
     def close_windows(self) -> None:
         """Act as if time had passed every window: the end of a bounded replay."""

@@ -48,11 +48,12 @@ class Corpus:
         self._numbers[self._size] = number
         self._size += 1
 
-    def add_seen(self, number: int) -> None:
-        """Put an item in that was clicked without an upsert, unless it was deleted: a late click must not
-        revive it.
+    def add_seen(self, numbers: Iterable[int]) -> None:
+        """Put items in that were clicked without an upsert, unless they were deleted: a late click must not
+        revive one.
         """
-        if self._place_of.get(number, _NEVER_SEEN) == _NEVER_SEEN:
+        known = self._place_of
+        for number in [number for number in numbers if number not in known]:
             self.add(number)
 
     def remove(self, number: int) -> None:

@@ -27,6 +27,7 @@ _MAX_BURIED_KEY_BYTES = 1_000
 _MAX_CARRIED_HEADERS = 100
 _PARTITION_OF = attrgetter("topic", "partition")
 _READ_OF = attrgetter("key", "value", "timestamp_ms")
+_OFFSET_OF = attrgetter("offset")
 
 _Decoded: TypeAlias = tuple[int, Event | None]
 Merged: TypeAlias = tuple[TopicPartition, int, _Decoded]
@@ -167,19 +168,21 @@ class Ingest:
     def _push(self, partition: TopicPartition, records: Sequence[Record]) -> None:
         self._position[partition] = records[-1].offset + 1
         self._last_seen[partition] = self._now()
-        if self._until_end:  # what was written since the start is for the next run
-            records = [record for record in records if record.offset < self._ends[partition]]
-        else:
+        if not self._until_end:
             self._open.add(partition)
-        read = decode_many(self._kinds[partition.topic], map(_READ_OF, records))
-        waiting: list[tuple[int | None, _Decoded]] = []
-        for record, event in zip(records, read, strict=True):
-            if isinstance(event, DecodeError):
-                self._bad[partition, record.offset] = record, event
-                waiting.append((None, (record.offset, None)))
+        elif records[-1].offset >= self._ends[partition]:  # written since the start: it is for the next run
+            records = [record for record in records if record.offset < self._ends[partition]]
+        events: list[Event | None] = []
+        for record, read in zip(
+            records, decode_many(self._kinds[partition.topic], map(_READ_OF, records)), strict=True
+        ):
+            if isinstance(read, DecodeError):
+                self._bad[partition, record.offset] = record, read
+                events.append(None)
             else:
-                waiting.append((event.ts_ms, (record.offset, event)))
-        self._merge.push(partition, waiting)
+                events.append(read)
+        times_ms = [event.ts_ms if event is not None else 0 for event in events]
+        self._merge.push(partition, times_ms, zip(map(_OFFSET_OF, records), events, strict=True))
 
     def _settle(self) -> None:
         """Release the merge from partitions with nothing to read."""

@@ -8,7 +8,7 @@ impression never came; and a repeated impression after that waits anew.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgpack
 import msgspec
@@ -20,8 +20,6 @@ from stream_trainer.chunk import Joined
 
 COUNTER_KEY = b"sequence.last"
 _SPARE_HEAP = 1024  # entries of clicks that wait no more, before they are swept out
-_SLATE, _CLICK = "impression", "click"
-_ENCODER = msgspec.msgpack.Encoder()
 
 
 class Origin(Struct, frozen=True, array_like=True, gc=False):
@@ -44,7 +42,7 @@ class JoinCounts:
     closed_early: int = 0
 
 
-class _Slate(Struct):
+class _Slate(Struct, array_like=True, tag="impression", gc=False):
     """An impression that waits. `sequence` is its place among all that ever waited."""
 
     impression_id: str
@@ -56,7 +54,7 @@ class _Slate(Struct):
     """The items clicked so far: with their origin while they wait for the close, None once emitted."""
 
 
-class _EarlyClick(Struct, frozen=True, gc=False):
+class _EarlyClick(Struct, frozen=True, array_like=True, tag="click", gc=False):
     """A click that waits for its impression."""
 
     impression_id: str
@@ -67,6 +65,8 @@ class _EarlyClick(Struct, frozen=True, gc=False):
 
 
 _Entry: TypeAlias = _Slate | _EarlyClick
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Entry).decode
 
 
 class Joiner:
@@ -154,13 +154,13 @@ class Joiner:
 
     def take_changes(self) -> dict[bytes, bytes | None]:
         """Return for the commit what changed since the last call: entries, None for those that are gone."""
-        pack = _ENCODER.encode
-        changes: dict[bytes, bytes | None] = {}
-        for sequence, entry in self._changed.items():
-            changes[sequence.to_bytes(8, "big")] = None if entry is None else pack(_fields(entry))
+        changes: dict[bytes, bytes | None] = {
+            sequence.to_bytes(8, "big"): None if entry is None else _encode(entry)
+            for sequence, entry in self._changed.items()
+        }
         self._changed.clear()
         if self._sequence != self._stored_sequence:
-            changes[COUNTER_KEY] = pack(self._sequence)
+            changes[COUNTER_KEY] = _encode(self._sequence)
             self._stored_sequence = self._sequence
         return changes
 
@@ -172,22 +172,18 @@ class Joiner:
             if key == COUNTER_KEY:
                 joiner._sequence = joiner._stored_sequence = msgpack.unpackb(value)
             else:
-                joiner._restore(int.from_bytes(key, "big"), *msgpack.unpackb(value))
+                joiner._restore(int.from_bytes(key, "big"), _decode(value))
         heapify(joiner._slate_heap)
         joiner._rebuild_click_heap()
         return joiner
 
-    def _restore(self, sequence: int, kind: str, key: str, user_id: str, ts_ms: int, *rest: Any) -> None:
-        if kind == _SLATE:
-            items, marks = rest
-            clicked = {item: mark and Origin(*mark) for item, mark in marks.items()}
-            slate = _Slate(key, user_id, ts_ms, items, sequence, clicked)
-            self._slates[key] = slate
-            self._slate_heap.append((ts_ms, sequence, slate))
+    def _restore(self, sequence: int, entry: _Entry) -> None:
+        if isinstance(entry, _Slate):
+            self._slates[entry.impression_id] = entry
+            self._slate_heap.append((entry.ts_ms, sequence, entry))
         else:
-            item_id, origin = rest
-            self._clicks[sequence] = _EarlyClick(key, user_id, item_id, ts_ms, Origin(*origin))
-            self._early.setdefault(key, {})[user_id, item_id] = sequence
+            self._clicks[sequence] = entry
+            self._early.setdefault(entry.impression_id, {})[entry.user_id, entry.item_id] = sequence
 
     def _rebuild_click_heap(self) -> None:
         self._click_heap = [(click.ts_ms, sequence) for sequence, click in self._clicks.items()]
@@ -256,9 +252,3 @@ class Joiner:
             del self._early[click.impression_id]
         self._forget(sequence)
         return self._unmatched(click, click.origin)
-
-
-def _fields(entry: _Entry) -> tuple[object, ...]:
-    if isinstance(entry, _Slate):
-        return _SLATE, entry.impression_id, entry.user_id, entry.ts_ms, entry.items, entry.clicked
-    return _CLICK, entry.impression_id, entry.user_id, entry.ts_ms, entry.item_id, entry.origin

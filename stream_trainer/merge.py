@@ -6,8 +6,9 @@ late does not jump the queue. A partition that may still get records holds the r
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heappop, heappush, heapreplace
+from itertools import accumulate, repeat
 from typing import Generic, TypeAlias, TypeVar
 
 from stream_trainer.event_log import TopicPartition
@@ -22,10 +23,10 @@ class Merge(Generic[T]):
 
     >>> a, b = TopicPartition("clicks", 0), TopicPartition("clicks", 1)
     >>> merge = Merge[str]([a, b])
-    >>> merge.push(a, [(5, "a5"), (3, "a3")])
+    >>> merge.push(a, [5, 3], ["a5", "a3"])
     >>> merge.pop_ready(10)  # b may still have something earlier
     []
-    >>> merge.push(b, [(4, "b4")])
+    >>> merge.push(b, [4], ["b4"])
     >>> merge.end(b)
     >>> [(ts_ms, item) for _, ts_ms, item in merge.pop_ready(10)]
     [(4, 'b4'), (5, 'a5'), (5, 'a3')]
@@ -42,16 +43,15 @@ class Merge(Generic[T]):
         self._holding = set(self._queue)  # partitions that are empty and may still get records
         self._released: set[TopicPartition] = set()
 
-    def push(self, partition: TopicPartition, items: Iterable[tuple[int | None, T]]) -> None:
-        """Add what was polled, with event times in ms; None takes the partition's time so far."""
-        queue, latest = self._queue[partition], self._pushed_ms[partition]
+    def push(self, partition: TopicPartition, times_ms: Sequence[int], items: Iterable[T]) -> None:
+        """Add what was polled, with event times; 0 takes the partition's time so far."""
+        queue = self._queue[partition]
         was_empty = not queue
-        for ts_ms, item in items:
-            if ts_ms is not None and ts_ms > latest:
-                latest = ts_ms
-            queue.append((partition, latest, item))
-        self._pushed_ms[partition] = latest
+        latest_ms = accumulate([self._pushed_ms[partition], *times_ms], max)
+        next(latest_ms)
+        queue.extend(zip(repeat(partition), latest_ms, items))
         if queue:
+            self._pushed_ms[partition] = queue[-1][1]
             self._holding.discard(partition)
             self._released.discard(partition)
             if was_empty:

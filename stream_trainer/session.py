@@ -5,10 +5,11 @@ alone, so a replay repeats it. Never polls, decodes or joins.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from feature_store.configuration import Configuration
-from stream_trainer.chunk import Changed, Chunk, Joined
+from stream_trainer.chunk import Changed, Chunk, Fact, Joined
 from stream_trainer.examples import Examples, UserOp, fold_users
 from stream_trainer.prequential import Prequential
 from stream_trainer.state import TrainerState
@@ -88,19 +89,24 @@ class Session:
 
     def _add_positives(self) -> None:
         """Let the positives that come next wait for their batch, until it is full."""
-        state, num_taken = self.state, 0
-        number_of = state.item_numbers.number
-        for fact in state.unapplied:
-            if not isinstance(fact, Joined) or self._is_full():
-                break
-            number = number_of(fact.item_id)
-            state.corpus.add_seen(number)
-            shown = tuple(map(number_of, fact.shown)) if fact.shown else ()
-            state.pending.append(UserOp(fact.user_id, number, fact.partition, fact.offset, shown))
-            self._pending_items.add(number)
-            self._num_pending += 1
-            num_taken += 1
-        state.pop_facts(num_taken)
+        state, number_of = self.state, self.state.item_numbers.number
+        room = min(self._batch_size - self._num_pending, self._max_ops + 1 - len(state.pending))
+        ops = [
+            UserOp(
+                fact.user_id,
+                number_of(fact.item_id),
+                fact.partition,
+                fact.offset,
+                tuple(map(number_of, fact.shown)) if fact.shown else (),
+            )
+            for fact in _leading_positives(islice(state.unapplied, max(room, 0)))
+        ]
+        items = [op.item for op in ops]
+        state.corpus.add_seen(items)
+        state.pending += ops
+        self._pending_items.update(items)
+        self._num_pending += len(ops)
+        state.pop_facts(len(ops))
 
     def _change(self, fact: Changed) -> None:
         state = self.state
@@ -170,3 +176,11 @@ class Session:
     def _count_pending(self) -> None:
         items = [op.item for op in self.state.pending if op.is_positive]
         self._num_pending, self._pending_items = len(items), set(items)
+
+
+def _leading_positives(facts: Iterable[Fact]) -> Iterator[Joined]:
+    """Yield facts up to the first that is no positive."""
+    for fact in facts:
+        if not isinstance(fact, Joined):
+            return
+        yield fact

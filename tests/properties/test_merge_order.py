@@ -45,7 +45,7 @@ def merged(
         partition = draw(st.sampled_from(PARTITIONS))
         start = place[partition]
         end = draw(st.integers(start, len(log[partition])))
-        merge.push(partition, [(log[partition][offset], offset) for offset in range(start, end)])
+        merge.push(partition, [ts_ms or 0 for ts_ms in log[partition][start:end]], range(start, end))
         place[partition] = end
         if end == len(log[partition]):
             merge.end(partition)

@@ -46,7 +46,7 @@ def test_it_is_a_list_whatever_the_changes_commits_and_restarts(ops: list[tuple[
             corpus = Corpus(reversed(stored.items()))
             model.order, model.deleted = list(committed.order), set(committed.deleted)
         else:
-            getattr(corpus, kind)(number)
+            getattr(corpus, kind)([number] if kind == "add_seen" else number)
             model.apply(kind, number)
         assert corpus.numbers.tolist() == model.order
         assert len(corpus) == len(model.order)
@@ -60,7 +60,7 @@ def test_a_late_click_does_not_revive_what_was_deleted() -> None:
     corpus.remove(2)  # never seen before
     corpus = Corpus(corpus.take_changes())
     for number in (1, 2, 3):
-        corpus.add_seen(number)
+        corpus.add_seen([number])
     assert corpus.numbers.tolist() == [3]
     corpus.add(1)
     assert corpus.numbers.tolist() == [3, 1]

@@ -12,9 +12,9 @@ def items(merge: Merge[str], max_items: int = 100) -> list[str]:
 
 def test_equal_times_go_by_topic_then_partition_then_arrival() -> None:
     merge = Merge[str]([C, B, A])
-    merge.push(C, [(5, "c")])
-    merge.push(B, [(5, "b1"), (5, "b2")])
-    merge.push(A, [(5, "a")])
+    merge.push(C, [5], ["c"])
+    merge.push(B, [5, 5], ["b1", "b2"])
+    merge.push(A, [5], ["a"])
     for partition in (A, B, C):
         merge.end(partition)
     assert items(merge) == ["a", "b1", "b2", "c"]
@@ -22,8 +22,8 @@ def test_equal_times_go_by_topic_then_partition_then_arrival() -> None:
 
 def test_a_late_event_keeps_its_place_in_its_partition_and_its_partitions_time() -> None:
     merge = Merge[str]([A, B])
-    merge.push(A, [(9, "a9"), (1, "a1, late")])
-    merge.push(B, [(8, "b8"), (10, "b10")])
+    merge.push(A, [9, 1], ["a9", "a1, late"])
+    merge.push(B, [8, 10], ["b8", "b10"])
     merge.end(A)
     merge.end(B)
     assert merge.pop_ready(100) == [(B, 8, "b8"), (A, 9, "a9"), (A, 9, "a1, late"), (B, 10, "b10")]
@@ -31,14 +31,14 @@ def test_a_late_event_keeps_its_place_in_its_partition_and_its_partitions_time()
 
 def test_an_undecodable_record_takes_its_partitions_time_so_far() -> None:
     merge = Merge[str]([A], {A: 7})
-    merge.push(A, [(None, "first"), (8, "a8"), (None, "second")])
+    merge.push(A, [0, 8, 0], ["first", "a8", "second"])
     merge.end(A)
     assert merge.pop_ready(100) == [(A, 7, "first"), (A, 8, "a8"), (A, 8, "second")]
 
 
 def test_an_empty_partition_holds_the_others_back_until_it_is_idle() -> None:
     merge = Merge[str]([A, B])
-    merge.push(A, [(1, "a1"), (2, "a2")])
+    merge.push(A, [1, 2], ["a1", "a2"])
     assert items(merge) == []
     merge.idle(B)
     assert items(merge, 1) == ["a1"]
@@ -48,19 +48,19 @@ def test_an_empty_partition_holds_the_others_back_until_it_is_idle() -> None:
 def test_an_idle_partition_that_gets_records_again_holds_back_again() -> None:
     merge = Merge[str]([A, B])
     merge.idle(B)
-    merge.push(A, [(1, "a1"), (5, "a5")])
-    merge.push(B, [(3, "b3")])
+    merge.push(A, [1, 5], ["a1", "a5"])
+    merge.push(B, [3], ["b3"])
     assert items(merge) == ["a1", "b3"]  # and then B may have something before a5
-    merge.push(B, [])
+    merge.push(B, [], [])
     assert items(merge) == []
-    merge.push(B, [(4, "b4"), (6, "b6")])
+    merge.push(B, [4, 6], ["b4", "b6"])
     assert items(merge) == ["b4", "a5"]  # and now A is empty
 
 
 def test_a_partition_that_ends_while_records_wait_lets_go_once_they_are_popped() -> None:
     merge = Merge[str]([A, B])
-    merge.push(A, [(1, "a1")])
+    merge.push(A, [1], ["a1"])
     merge.end(A)
-    merge.push(B, [(2, "b2"), (3, "b3")])
+    merge.push(B, [2, 3], ["b2", "b3"])
     assert items(merge) == ["a1", "b2", "b3"]
     assert merge.waiting(A) == merge.waiting(B) == 0
