@@ -125,6 +125,7 @@ class FeatureStore(_Families):
             StoreCorruptError: its column families disagree about the commit.
             StoreError: RocksDB cannot open it.
         """
+        self.waits_s: list[float] = []  # here a read waits for no commit
         path.mkdir(parents=True, exist_ok=True)
         try:
             super().__init__(path, AccessType.read_write())

@@ -2,6 +2,7 @@
 and whoever made it goes on while it is written.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -36,6 +37,9 @@ _CHUNKS_A_PIECE = 4
 
 class Store(Protocol):
     """What the trainer needs of a store: it reads what was committed, begun or durable alike."""
+
+    waits_s: list[float]
+    """How long each `get` had to wait for a commit that was being written, until somebody takes them out."""
 
     @property
     def last_commit(self) -> CommitInfo:
@@ -76,6 +80,7 @@ class StoreProcess:
     """Keeps `Store` by a child process, which dies with this one."""
 
     def __init__(self, path: Path) -> None:
+        self.waits_s: list[float] = []
         self._rows = SharedRows()
         self._worker = Worker(store_worker, StoreError, [self._rows.fd])
         self._is_writing = False
@@ -94,7 +99,10 @@ class StoreProcess:
         """Return the value of each key; waits for a commit that is being written."""
         if not keys:
             return []
-        self.is_durable(wait=True)
+        if not self.is_durable():
+            start = time.perf_counter()
+            self.is_durable(wait=True)
+            self.waits_s.append(time.perf_counter() - start)
         self._worker.send(encode(Get(family, list(keys))))
         answer = decode_answer(self._worker.receive() or b"")
         assert isinstance(answer, Values)

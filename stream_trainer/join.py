@@ -5,7 +5,7 @@ is closed is forgotten: a click after that is unmatched, not late, because it ca
 impression never came; and a repeated impression after that waits anew.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import TypeAlias
@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from feature_store.configuration import JoinSettings
+from feature_store.errors import StoreCorruptError
 from feature_store.schema import Click, Impression
 from stream_trainer.chunk import Joined
 
@@ -66,7 +67,7 @@ class _EarlyClick(Struct, frozen=True, array_like=True, tag="click", gc=False):
 
 _Entry: TypeAlias = _Slate | _EarlyClick
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Entry).decode
+_decode: Callable[[bytes], _Entry] = msgspec.msgpack.Decoder(_Entry).decode
 
 
 class Joiner:
@@ -166,13 +167,17 @@ class Joiner:
 
     @classmethod
     def load(cls, settings: JoinSettings, entries: Iterable[tuple[bytes, bytes]]) -> "Joiner":
-        """Return a joiner that goes on as the one whose changes these are."""
+        """Return a joiner that goes on as the one whose changes these are.
+
+        Raises:
+            StoreCorruptError: they are not in the form that this program writes.
+        """
         joiner = cls(settings)
         for key, value in sorted(entries):
             if key == COUNTER_KEY:
                 joiner._sequence = joiner._stored_sequence = msgpack.unpackb(value)
             else:
-                joiner._restore(int.from_bytes(key, "big"), _decode(value))
+                joiner._restore(int.from_bytes(key, "big"), _entry(value))
         heapify(joiner._slate_heap)
         joiner._rebuild_click_heap()
         return joiner
@@ -252,3 +257,13 @@ class Joiner:
             del self._early[click.impression_id]
         self._forget(sequence)
         return self._unmatched(click, click.origin)
+
+
+def _entry(value: bytes) -> _Entry:
+    try:
+        return _decode(value)
+    except msgspec.DecodeError as error:
+        raise StoreCorruptError(
+            f"what waits in the join is not in this program's form: {error}. Was the store made by another "
+            "version? Start with a new store.path"
+        ) from error

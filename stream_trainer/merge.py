@@ -49,7 +49,7 @@ class Merge(Generic[T]):
         was_empty = not queue
         latest_ms = accumulate([self._pushed_ms[partition], *times_ms], max)
         next(latest_ms)
-        queue.extend(zip(repeat(partition), latest_ms, items))
+        queue.extend(zip(repeat(partition, len(times_ms)), latest_ms, items, strict=True))
         if queue:
             self._pushed_ms[partition] = queue[-1][1]
             self._holding.discard(partition)

@@ -39,8 +39,8 @@ class StepStats(NamedTuple):
 class Summary(NamedTuple):
     """What one run of the trainer did.
 
-    `commit_stalls`: seconds that a commit, or a piece of one, held up the learning each time; before its last
-    commit a run has learned all.
+    `commit_stalls`: seconds that a commit, or a piece of one, held up the learning each time, waits for rows
+    from a store that is writing included; before its last commit a run has learned all.
     `rows_read`, `rows_evicted`: by table, rows that came from the store and that made room for others.
     """
 
@@ -155,17 +155,16 @@ class Trainer:
         self._num_commits += 1
         self._batches_since_commit = 0
         self._last_commit = self._clock()
-        self._was_held_up(start)
+        self._was_held_up(time.perf_counter() - start)
 
     def _continue_commit(self) -> None:
         """Let the store take over the next piece of the commit that was begun."""
         if self._begun is not None:
             start = time.perf_counter()
             self._finish_commit()
-            self._was_held_up(start)
+            self._was_held_up(time.perf_counter() - start)
 
-    def _was_held_up(self, start: float) -> None:
-        seconds = time.perf_counter() - start
+    def _was_held_up(self, seconds: float) -> None:
         self._commit_stalls.append(seconds)
         del self._commit_stalls[:-_KEPT_STEPS]
         self._metrics.commit_seconds.observe(seconds)
@@ -209,6 +208,8 @@ class Trainer:
     def _learned(self, losses: dict[str, float], num_new: int, num_rehearsed: int, seconds: float) -> None:
         self._waiting_since = None
         self._batches_since_commit += 1
+        while self._store.waits_s:
+            self._was_held_up(self._store.waits_s.pop())
         metrics = self._metrics
         metrics.positives.inc(num_new)
         metrics.rehearsed.inc(num_rehearsed)

@@ -154,13 +154,20 @@ class Shop:
         self.session = Session(config, self.state, self._learned, self.commit)
         self._chunker = Chunker(config.join, self.state.position())
 
-    def apply(self, events: Sequence[Event]) -> None:
-        """Apply events; each kind has a topic of one partition, and goes on at its stored offset."""
+    def apply(self, events: Sequence[Event], at_once: bool = False) -> None:
+        """Apply events, each alone or all as one chunk; each kind has a topic of one partition, and goes on
+        at its stored offset.
+        """
+        offsets = self.state.next_offsets
         for event in events:
             kind = event.kind.value if isinstance(event, Deleted) else type(event).__name__
             partition = TopicPartition(kind, 0)
-            offset = self.state.next_offsets.get(partition, 0)
+            offset = offsets.get(partition, 0)
+            offsets[partition] = offset + 1
             self._chunker.add([(partition, event.ts_ms, (offset, event))])
+            if not at_once:
+                self.session.apply(self._chunker.take())
+        if at_once:
             self.session.apply(self._chunker.take())
 
     def commit(self) -> None:

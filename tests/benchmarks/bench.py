@@ -17,6 +17,7 @@ from machine import settle, start_broker
 from parts import milliseconds_per_batch
 from rich.console import Console
 from rich.table import Table
+from streams import Stalls
 from suites import Suite, default_suite, paper_suite
 from workload import BATCH
 
@@ -24,15 +25,14 @@ from feature_store.telemetry import calm_garbage_collector
 
 _SUITES = {"paper": paper_suite, "default": default_suite}
 Figures = dict[str, list[float]]
-Stalls = dict[str, list[tuple[float, float]]]
 
 
-def measure(suite: Suite, rounds: int, console: Console) -> tuple[Figures, Stalls]:
+def measure(suite: Suite, rounds: int, console: Console) -> tuple[Figures, dict[str, list[Stalls]]]:
     """Return things per second of each row, and what commits cost those of `suite.streams`, one value a
     round; a first round only warms up.
     """
     figures: Figures = {row.name: [] for row in suite.rows}
-    stalls: Stalls = {name: [] for name in suite.streams}
+    stalls: dict[str, list[Stalls]] = {name: [] for name in suite.streams}
     for number in range(rounds + 1):
         measured = {}
         for row in suite.rows:
@@ -79,14 +79,23 @@ def show_claims(suite: Suite, figures: Figures) -> Table:
     return table
 
 
-def show_stalls(stalls: Stalls) -> Table:
+def show_stalls(stalls: dict[str, list[Stalls]]) -> Table:
     """Return the table of what commits cost those who learn meanwhile."""
     table = Table(title="what commits cost the learning, at full speed")
-    for column in ("row", "share of time, median", "at most", "longest stall, ms", "at most"):
+    for column in (
+        "row",
+        "commits a round",
+        "share of time, median",
+        "at most",
+        "longest stall, ms",
+        "at most",
+    ):
         table.add_column(column, justify="right")
     for name, values in stalls.items():
-        share, longest = statistics.median(s for s, _ in values), max(t for _, t in values)
-        table.add_row(name, f"{share:.1%}", "10%", f"{1000 * longest:,.0f}", "250")
+        share = statistics.median(one.share for one in values)
+        longest_s = max(one.longest_s for one in values)
+        num_commits = statistics.median(one.num_commits for one in values)
+        table.add_row(name, f"{num_commits:g}", f"{share:.1%}", "10%", f"{1000 * longest_s:,.0f}", "250")
     return table
 
 
@@ -113,7 +122,8 @@ def bench(name: str, folder: Path, address: str, args: argparse.Namespace) -> di
         console.print(show_rows(suite, figures), show_claims(suite, figures), show_stalls(stalls))
         console.print(*(show_parts(*item) for item in parts.items()))
     claims = [{**claim._asdict(), "ratios": ratios(figures, claim.row, claim.base)} for claim in suite.claims]
-    return {"per_second": figures, "claims": claims, "commits_share_and_longest_s": stalls, "parts_ms": parts}
+    commits = {row: [one._asdict() for one in values] for row, values in stalls.items()}
+    return {"per_second": figures, "claims": claims, "commits": commits, "parts_ms": parts}
 
 
 def main() -> None:
@@ -123,12 +133,12 @@ def main() -> None:
         "--suite", choices=[*_SUITES, "all"], default="all", help="which tables (default: all)"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=40, help=f"times {BATCH} positives a round in memory")
-    parser.add_argument("--positives", type=int, default=256 * BATCH, help="positives a round, end to end")
+    parser.add_argument("--batches", type=int, default=160, help=f"times {BATCH} positives a round in memory")
+    parser.add_argument("--positives", type=int, default=512 * BATCH, help="positives a round, end to end")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
     args = parser.parse_args()
     names = list(_SUITES) if args.suite == "all" else [args.suite]
-    result = {}
+    result: dict[str, Any] = {"rounds": args.rounds, "batches": args.batches, "positives": args.positives}
     with tempfile.TemporaryDirectory(prefix="dualstream-bench-") as name:
         broker, address = start_broker(Path(name))
         try:

@@ -123,10 +123,18 @@ class PlainDefault(nn.Module):
 
     def users(self, history_BL: Tensor, mean_BD: Tensor) -> Tensor:
         """Return p_u."""
-        weight_BL = self.log_decay.exp() * (history_BL >= 0)
-        embedding_BLD = self.item(history_BL.clamp(min=0))
-        total_B1 = weight_BL.sum(1, keepdim=True).clamp(min=1e-6).sqrt()
-        pooled = torch.einsum("bl,bld->bd", weight_BL, embedding_BLD) / total_B1
+        known_BL = history_BL >= 0
+        weight_BL = self.log_decay.exp() * known_BL
+        ends_B = known_BL.sum(1).cumsum(0)
+        pooled = F.embedding_bag(
+            history_BL[known_BL],
+            self.item.weight,
+            ends_B - known_BL.sum(1),
+            mode="sum",
+            sparse=True,
+            per_sample_weights=weight_BL[known_BL],
+        )
+        pooled = pooled / weight_BL.sum(1, keepdim=True).clamp(min=1e-6).sqrt()
         z_u = torch.cat([pooled, mean_BD], 1)
         return F.normalize(self.user_tower(F.dropout(z_u, 0.3)) + pooled, dim=1)
 
@@ -176,8 +184,11 @@ class PlainDefaultLoop:
 
     def step_bfloat16(self, users_B: Tensor, positive_B: Tensor) -> None:
         """Do the same with the layers in bfloat16, as torch's own autocast does it."""
-        with torch.autocast("cpu", torch.bfloat16):
-            self.step(users_B, positive_B)
+        batch = self.sizes[1]
+        for users, positives in zip(users_B.split(batch), positive_B.split(batch), strict=True):
+            # Around one batch: the weights in bfloat16 are kept until it ends.
+            with torch.autocast("cpu", torch.bfloat16):
+                self.learn(users, positives)
 
     def learn(self, users_B: Tensor, positive_B: Tensor) -> None:
         """Learn one batch, with what is rehearsed beside it, and keep it."""
@@ -200,6 +211,8 @@ class PlainDefaultLoop:
         past = self.count[users_B].clamp(max=3)
         self.mean[users_B] += (p_v[: len(users_B)] - self.mean[users_B]) / (past + 1)
         self.count[users_B] += 1
+        if not ratio:
+            return
         at = torch.arange(self.num_kept, self.num_kept + len(users_B)) % KEPT
         for kept, one in zip(self.kept, new, strict=True):
             kept[at] = one
@@ -207,7 +220,7 @@ class PlainDefaultLoop:
 
 
 class Floor:
-    """Only the towers' matrix products, forward and backward, on inputs that are there already."""
+    """The towers' matrix products alone (not the scores'), forward and backward, on inputs that are there."""
 
     def __init__(self, hidden: list[int], num_users: int, num_items: int) -> None:
         self.towers = [tower(64, hidden), tower(96, hidden)]
@@ -218,6 +231,8 @@ class Floor:
     def step(self, *_: Tensor) -> None:
         """Do one batch's products, whatever its pairs."""
         for one, x in zip(self.towers, self.inputs, strict=True):
+            one.zero_grad()
+            x.grad = None
             y = x
             for layer in one:
                 y = layer(y) if isinstance(layer, nn.Linear) else y

@@ -5,10 +5,11 @@ Owns how one segment of the log is timed; which rows there are is `suites.py`'s.
 
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer  # type: ignore[import-untyped]
 from kafka import TopicPartition as KafkaPartition
+from machine import settle
 from prometheus_client import CollectorRegistry
 from workload import warm, with_settings, write_events
 
@@ -24,17 +25,24 @@ from stream_trainer.open_log import open_log
 from stream_trainer.trainer import Trainer
 
 
+class Stalls(NamedTuple):
+    """What the commits of one segment cost the learning: the share of time, and the longest in seconds. The
+    end of the last commit counts in the rate alone: there is nothing left to learn.
+    """
+
+    share: float = 0.0
+    longest_s: float = 0.0
+    num_commits: int = 0
+
+
 class EndToEnd:
     """A trainer that learns one freshly written segment of its log at a time."""
 
     def __init__(self, config: Configuration, num_positives: int) -> None:
         self.config = config
         self._num_positives = num_positives
-        self._segment = self._num_stalls = 0
-        self.last_stalls = (0.0, 0.0)
-        """Of the last segment: the share of time that commits held up the learning, and the longest in
-        seconds. The end of its last commit counts in the rate alone: there is nothing left to learn.
-        """
+        self._segment = self._num_stalls = self._num_commits = 0
+        self.last_stalls = Stalls()
         self._log = open_log(config.log)
         create_topics(self._log, config.topics)
         self._store = open_store(config.store)
@@ -53,11 +61,14 @@ class EndToEnd:
         write_events(self._log, self.config, self._segment, self._num_positives)
         self._segment += 1
         before, self.last_start = state.num_positives, state.position()
+        settle()
         start = time.perf_counter()
-        stalls = self._trainer.run(threading.Event()).commit_stalls[self._num_stalls :]
+        summary = self._trainer.run(threading.Event())
         seconds = time.perf_counter() - start
-        self._num_stalls += len(stalls)
-        self.last_stalls = (sum(stalls) / seconds, max(stalls))
+        stalls = summary.commit_stalls[self._num_stalls :]
+        num_commits = summary.num_commits - self._num_commits
+        self._num_stalls, self._num_commits = len(summary.commit_stalls), summary.num_commits
+        self.last_stalls = Stalls(sum(stalls) / seconds, max(stalls), num_commits)
         learned = state.num_positives - before
         if learned != self._num_positives:
             raise RuntimeError(f"learned {learned} of {self._num_positives} positives: the bench skips work")

@@ -111,6 +111,18 @@ def test_rows_may_change_as_soon_as_their_commit_is_begun(opened: Opener, is_lat
     assert len(list(store.items("user"))) == num
 
 
+def test_a_read_that_waits_for_a_commit_says_how_long(opened: Opener) -> None:
+    store = opened()
+    assert store.get("user", [b"a"]) == [None]
+    assert store.waits_s == []
+    chunks = [RowChunk([str(number).encode() for number in range(1000)], np.ones((1000, 9), np.float32))]
+    store.commit({}, 1, 1, {"user": chunks * 100})
+    is_written = store.is_durable()
+    assert store.get("user", [b"5"]) == [chunks[0].rows_nW[5].tobytes()]
+    assert store.is_durable()
+    assert [seconds > 0 for seconds in store.waits_s] == ([] if is_written else [True])
+
+
 def test_a_commit_whose_rows_fail_is_none(opened: Opener) -> None:
     def rows() -> Iterator[RowChunk]:
         yield user_rows(0, 1)

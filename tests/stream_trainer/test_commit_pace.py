@@ -9,7 +9,7 @@ from learning import configuration
 from prometheus_client import CollectorRegistry
 
 from feature_store.store import CommitInfo, FeatureStore, RowWrites, Writes
-from stream_trainer.chunk import Chunk, Marks, Position
+from stream_trainer.chunk import Chunk, Joined, Marks, Position
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.trainer import Trainer
@@ -94,3 +94,16 @@ def test_the_next_commit_begins_when_it_is_due_and_the_one_before_is_durable(
     assert len(in_time) == 1 + (NUM_CHUNKS - INTERVAL_S) // gap
     assert store.begun[-1] == NUM_CHUNKS
     assert set(store.waited) <= {float(NUM_CHUNKS)}, "learning waited for a commit"
+
+
+def test_a_wait_for_rows_counts_among_what_commits_cost(tmp_path: Path) -> None:
+    """A store that is writing answers later: whoever needs a row of it is held up, too."""
+    config = configuration("learning.batch_size=1", "learning.commit_every_batches=0")
+    clock = Clock()
+    store = SlowStore(tmp_path / "store", clock, 0.0)
+    trainer = Trainer(config, SilentFeed(clock), store, TrainerMetrics(CollectorRegistry()), clock)
+    store.waits_s += [0.25, 0.5]
+    trainer.session.apply(Chunk([Joined("u", "i", 0, 0)], [], Marks(), {}, {}, 0, 0, {}, {}, 0, False))
+    assert store.waits_s == []
+    assert {0.25, 0.5} <= set(trainer.run(threading.Event()).commit_stalls)
+    store.close()

@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 from stream_trainer.corpus import Corpus
 
 OPS = st.lists(
-    st.tuples(st.sampled_from(["add", "add_seen", "remove", "commit", "restart"]), st.integers(0, 9)),
+    st.tuples(
+        st.sampled_from(["add", "add_seen", "remove", "commit", "restart"]),
+        st.lists(st.integers(0, 9), min_size=1, max_size=4),
+    ),
     max_size=60,
 )
 
@@ -33,12 +36,12 @@ class Model:
 
 @settings(deadline=None)
 @given(OPS)
-def test_it_is_a_list_whatever_the_changes_commits_and_restarts(ops: list[tuple[str, int]]) -> None:
+def test_it_is_a_list_whatever_the_changes_commits_and_restarts(ops: list[tuple[str, list[int]]]) -> None:
     """A restart goes back to the last commit, and so does the model."""
     corpus, model = Corpus(), Model()
     stored: dict[bytes, bytes] = {}
     committed = Model()
-    for kind, number in ops:
+    for kind, numbers in ops:
         if kind == "commit":
             stored.update(corpus.take_changes())
             committed.order, committed.deleted = list(model.order), set(model.deleted)
@@ -46,8 +49,13 @@ def test_it_is_a_list_whatever_the_changes_commits_and_restarts(ops: list[tuple[
             corpus = Corpus(reversed(stored.items()))
             model.order, model.deleted = list(committed.order), set(committed.deleted)
         else:
-            getattr(corpus, kind)([number] if kind == "add_seen" else number)
-            model.apply(kind, number)
+            for number in numbers:
+                model.apply(kind, number)
+            if kind == "add_seen":
+                corpus.add_seen(numbers)
+            else:
+                for number in numbers:
+                    getattr(corpus, kind)(number)
         assert corpus.numbers.tolist() == model.order
         assert len(corpus) == len(model.order)
         assert [n for n in range(10) if n in corpus] == sorted(model.order)
@@ -59,8 +67,7 @@ def test_a_late_click_does_not_revive_what_was_deleted() -> None:
     corpus.remove(1)
     corpus.remove(2)  # never seen before
     corpus = Corpus(corpus.take_changes())
-    for number in (1, 2, 3):
-        corpus.add_seen([number])
+    corpus.add_seen([1, 2, 3, 3])
     assert corpus.numbers.tolist() == [3]
     corpus.add(1)
     assert corpus.numbers.tolist() == [3, 1]

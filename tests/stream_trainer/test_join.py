@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import msgpack
 import pytest
 
 from feature_store.configuration import JoinSettings
+from feature_store.errors import StoreCorruptError
 from feature_store.schema import Click, Impression
 from stream_trainer.chunk import Joined
 from stream_trainer.join import JoinCounts, Joiner, Origin
@@ -192,3 +194,8 @@ def test_smaller_bounds_after_a_restart_are_kept_at_once() -> None:
     show(smaller, "5", ts_ms=5)
     assert smaller.num_impressions == 2
     assert smaller.counts.closed_early == 4
+
+
+def test_what_another_version_stored_is_refused_by_name() -> None:
+    with pytest.raises(StoreCorruptError, match="not in this program's form"):
+        Joiner.load(JoinSettings(), [((1).to_bytes(8, "big"), msgpack.packb(["impression", "1", "u", 5]))])

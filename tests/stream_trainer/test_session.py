@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from learning import Shop, configuration, row_bytes
+from learning import Shop, configuration, row_bytes, shop_events
 
 from feature_store.schema import Click, Deleted, Event, EventKind, Impression, ItemFeatures, UserFeatures
+from feature_store.store import FAMILIES
 
 WINDOW_MS, LATENESS_MS = 1_000, 100
 SETTINGS = [
@@ -47,3 +48,43 @@ def test_what_an_event_closes_is_learned_before_what_it_changes(change: Event, t
         learned.append((shop.losses, row_bytes(shop.state.tables.item, np.array(numbers))))
         shop.close()
     assert learned[0] == learned[1]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["learning.batch_size=5"],
+        ["join.emit=on_click"],
+        ["learning.batch_size=7", "learning.shown_negatives=2"],
+    ],
+)
+def test_how_many_facts_come_at_once_changes_nothing(overrides: list[str], tmp_path: Path) -> None:
+    """Positives are taken up to a full batch at once: as if each had come alone. Every other item enters the
+    corpus by its first click, which changes what is drawn from then on.
+    """
+    events = [
+        event
+        for event in shop_events(3, 250)
+        if not (isinstance(event, ItemFeatures) and int(event.id[1:]) % 2)
+    ]
+    contents = []
+    for at_once in (False, True):
+        shop = Shop(configuration(*SETTINGS, *overrides), tmp_path / str(at_once))
+        shop.apply(events, at_once)
+        shop.commit()
+        assert len(shop.losses) > 3
+        contents.append((shop.losses, {name: dict(shop.store.items(name)) for name in FAMILIES}))
+        shop.close()
+    assert contents[0] == contents[1]
+
+
+def test_positives_that_wait_are_learned_before_their_item_changes(tmp_path: Path) -> None:
+    shop = Shop(configuration("learning.batch_size=5"), tmp_path)
+    shop.apply(CLICKED)
+    other, same = (ItemFeatures(id=item, ts_ms=20, features={"category": "after"}) for item in "ba")
+    shop.apply([other])
+    assert shop.session.num_pending == 1
+    shop.apply([same])
+    assert shop.session.num_pending == 0
+    assert len(shop.losses) == 1
+    shop.close()
