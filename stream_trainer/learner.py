@@ -21,6 +21,7 @@ from stream_trainer.candidates import Candidates, lay_out, score
 from stream_trainer.corpus import Corpus
 from stream_trainer.examples import Examples
 from stream_trainer.gathered import GatheredRows, GatheredValues, item_inputs
+from stream_trainer.models.dense_adam import DenseAdam
 from stream_trainer.models.factory import make_model, running_mean_width
 from stream_trainer.models.retrieval import History, Scored, UserInputs
 from stream_trainer.negatives import own_negatives, shared_negatives
@@ -48,9 +49,7 @@ class Learner:
         self.tables = tables
         self.corpus = corpus
         self.model = make_model(config.model, config.features)
-        self.optimiser = torch.optim.Adam(
-            self.model.parameters(), lr=config.learning.dense_learning_rate, fused=True
-        )
+        self.optimiser = DenseAdam(self.model.parameters(), config.learning.dense_learning_rate)
         self._running_mean = running_mean_width(config.model) > 0
         self._item_counts = list(config.features.item_categorical.values())
         self._user_counts = list(config.features.user_categorical.values())
@@ -95,7 +94,7 @@ class Learner:
             ),
         )
         parts = self.model.losses(scored)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self._count(items, records["item"][:num_new], candidates, num_positives)

@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import safetensors.torch
-import torch
 
 from feature_store.configuration import Configuration
 from feature_store.errors import StoreMismatchError
@@ -264,7 +263,7 @@ def _dump_dense(learner: Learner) -> list[tuple[bytes, bytes]]:
     weights = {name: tensor.contiguous() for name, tensor in learner.model.state_dict().items()}
     moments = {
         f"{index}.{name}": tensor.contiguous()
-        for index, slots in learner.optimiser.state_dict()["state"].items()
+        for index, slots in learner.optimiser.state.items()
         for name, tensor in slots.items()
     }
     return [(b"weights", safetensors.torch.save(weights)), (b"optimiser", safetensors.torch.save(moments))]
@@ -272,12 +271,9 @@ def _dump_dense(learner: Learner) -> list[tuple[bytes, bytes]]:
 
 def _load_dense(learner: Learner, weights: bytes, optimiser: bytes) -> None:
     learner.model.load_state_dict(safetensors.torch.load(weights))
-    state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in safetensors.torch.load(optimiser).items():
         index, slot = name.split(".")
-        state.setdefault(int(index), {})[slot] = tensor
-    groups = learner.optimiser.state_dict()["param_groups"]
-    learner.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        learner.optimiser.state.setdefault(int(index), {})[slot] = tensor
 
 
 def _unpack(value: bytes | None) -> Any:

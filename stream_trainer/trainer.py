@@ -41,6 +41,7 @@ class Summary(NamedTuple):
 
     `commit_stalls`: seconds that a commit, or a piece of one, held up the learning each time, waits for rows
     from a store that is writing included; before its last commit a run has learned all.
+    `started_at_s`: when it began to read, in seconds since 1970.
     `rows_read`, `rows_evicted`: by table, rows that came from the store and that made room for others.
     """
 
@@ -49,6 +50,7 @@ class Summary(NamedTuple):
     num_commits: int
     seconds: float
     commit_stalls: list[float]
+    started_at_s: float
     rows_read: dict[str, int]
     rows_evicted: dict[str, int]
     prequential: list[tuple[int, float, float]]
@@ -100,6 +102,7 @@ class Trainer:
 
     def _run(self, stop: threading.Event) -> Summary:
         self._start = self._last_commit = self._clock()
+        started_at_s = time.time()
         state, at_end = self.state, False
         state.topic_ids = self._feed.start(state.position())
         self.session.learn_what_is_full()
@@ -125,6 +128,7 @@ class Trainer:
             self._num_commits,
             self._clock() - self._start,
             self._commit_stalls,
+            started_at_s,
             {name: table.num_read for name, table in state.tables._asdict().items()},
             {name: table.num_evicted for name, table in state.tables._asdict().items()},
             self.session.prequential.curve,

@@ -1,0 +1,51 @@
+"""Adam for the towers' weights, which move with every batch. (Rows of IDs have `row_optimiser`.)
+
+Owns the moments. Torch's own fused step, but not its `torch.optim.Optimizer`: the first of those loads
+torch's compiler, which took 1.6 s of every start and is never used.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+
+class DenseAdam:
+    """Kingma & Ba 2015, algorithm 1, with the bits of `torch.optim.Adam(parameters, lr, fused=True)`."""
+
+    def __init__(self, parameters: Iterable[Tensor], learning_rate: float) -> None:
+        self._parameters = list(parameters)
+        self._learning_rate = learning_rate
+        self.state: dict[int, dict[str, Tensor]] = {}
+        """By place among the parameters: the number of steps and both moments, once there was a gradient."""
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the batch before."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the parameters that have a gradient against it."""
+        moved = {place: p for place, p in enumerate(self._parameters) if p.grad is not None}
+        for place in moved.keys() - self.state.keys():
+            first, second = (torch.zeros_like(moved[place]) for _ in range(2))
+            self.state[place] = {"step": torch.zeros(()), "exp_avg": first, "exp_avg_sq": second}
+        states = [self.state[place] for place in moved]
+        adam(
+            list(moved.values()),
+            [parameter.grad for parameter in moved.values() if parameter.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self._learning_rate,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
