@@ -171,7 +171,7 @@ def default_suite(
         for key, stream in {"c": files, "d": kafka}.items():
             suite.streams.update({f"{key}{ratio}": stream, f"{key}{ratio}-bf16": stream})
         suite.steps[f"b{ratio}"] = alone
-        suite.rows.extend(_default_rows(ratio, num_batches, alone, files, kafka))
+        suite.rows.extend(_default_rows(ratio, max(1, num_batches // (4 * (1 + ratio))), alone, files, kafka))
         suite.claims.extend(_default_claims(ratio))
     return _possible(suite)
 
