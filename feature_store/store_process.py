@@ -11,7 +11,6 @@ from typing import Protocol
 from feature_store import store_worker
 from feature_store.configuration import StoreSettings
 from feature_store.errors import StoreError
-from feature_store.row_chunk import RowChunk
 from feature_store.shared_rows import SharedRows
 from feature_store.store import CommitInfo, FeatureStore, RowWrites, Writes
 from feature_store.store_messages import (
@@ -32,7 +31,7 @@ from feature_store.store_messages import (
 )
 from feature_store.worker import Worker
 
-_CHUNKS_A_PIECE = 4
+_MESSAGES_A_PIECE = 4
 
 
 class Store(Protocol):
@@ -54,7 +53,7 @@ class Store(Protocol):
     def commit(self, writes: Writes, watermark_ms: int, latest_click_ms: int, rows: RowWrites) -> CommitInfo:
         """Begin to make all writes durable together, or none, once the commit before is durable.
 
-        Rows may be asked for later, piece by piece: whoever gives them keeps what they were
+        Rows and writes may be asked for later, piece by piece: whoever gives them keeps what they were
         (`RowTable.take_dirty`).
         """
 
@@ -84,8 +83,7 @@ class StoreProcess:
         self._rows = SharedRows()
         self._worker = Worker(store_worker, StoreError, [self._rows.fd])
         self._is_writing = False
-        self._rest: Iterator[tuple[str, RowChunk]] | None = None
-        self._rest_start = 0
+        self._rest: Iterator[bytes] | None = None
         self._worker.send(encode(Open(str(path), self._rows.fd)))
         try:
             opened = decode_answer(self._worker.receive() or b"")
@@ -122,16 +120,11 @@ class StoreProcess:
         return iter(found)
 
     def commit(self, writes: Writes, watermark_ms: int, latest_click_ms: int, rows: RowWrites) -> CommitInfo:
-        """Hand over all writes but the rows, which `is_durable` hands over; waits for the commit before."""
+        """Begin a commit, which `is_durable` hands over; waits for the commit before."""
         self.is_durable(wait=True)
         self.last_commit = CommitInfo(self.last_commit.number + 1, watermark_ms, latest_click_ms)
         self._worker.send(encode(Begin(watermark_ms, latest_click_ms)))
-        for family, pairs in writes.items():
-            pieces = iter(pairs)
-            while some := list(islice(pieces, PAIRS_A_MESSAGE)):
-                self._worker.send(encode(Put(family, some)))
-        self._rest = ((family, chunk) for family, chunks in rows.items() for chunk in chunks)
-        self._rest_start = 0
+        self._rest = self._messages(writes, rows)
         self._is_writing = True
         return self.last_commit
 
@@ -141,7 +134,7 @@ class StoreProcess:
         Raises:
             StoreError: it could not be written.
         """
-        self._hand_over(None if wait else _CHUNKS_A_PIECE)
+        self._hand_over(None if wait else _MESSAGES_A_PIECE)
         if self._rest is not None:
             return False
         if self._is_writing:
@@ -161,18 +154,29 @@ class StoreProcess:
             self._worker.close()
             self._rows.close()
 
-    def _hand_over(self, num_chunks: int | None) -> None:
-        """Hand over so many chunks of rows, or all that are left; after the last one the commit is whole."""
+    def _messages(self, writes: Writes, rows: RowWrites) -> Iterator[bytes]:
+        """Yield a commit's messages. Rows first: until theirs, each that changes must be copied aside."""
+        start = 0
+        for family, chunks in rows.items():
+            for keys, rows_nW in chunks:
+                end = self._rows.write(start, rows_nW)
+                yield encode(PutRows(family, keys, start, rows_nW.shape[1] * 4))
+                start = end
+        for family, pairs in writes.items():
+            pieces = iter(pairs)
+            while some := list(islice(pieces, PAIRS_A_MESSAGE)):
+                yield encode(Put(family, some))
+
+    def _hand_over(self, num_messages: int | None) -> None:
+        """Hand over so many messages, or all that are left; after the last one the commit is whole."""
         rest, self._rest = self._rest, None  # a commit that fails half-way must never be finished
         if rest is None:
             return
         num_handed = 0
-        for family, (keys, rows_nW) in islice(rest, num_chunks):
-            end = self._rows.write(self._rest_start, rows_nW)
-            self._worker.send(encode(PutRows(family, keys, self._rest_start, rows_nW.shape[1] * 4)))
-            self._rest_start = end
+        for message in islice(rest, num_messages):
+            self._worker.send(message)
             num_handed += 1
-        if num_handed == num_chunks:
+        if num_handed == num_messages:
             self._rest = rest
         else:
             self._worker.send(encode(Finish()))

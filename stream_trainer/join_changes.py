@@ -3,7 +3,7 @@
 Pure. Owns only which of them the store must hear of; what an entry is, is `join.py`'s.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgpack
 
@@ -26,12 +26,12 @@ class JoinChanges:
             else:
                 self._changes[key] = value
 
-    def take(self) -> list[tuple[bytes, bytes | None]]:
-        """Return all changes for the commit, in the order of keys."""
+    def take(self) -> Iterable[tuple[bytes, bytes | None]]:
+        """Return all changes for the commit: to be iterated over when it suits, there may be many."""
         changes, self._changes = self._changes, {}
         if COUNTER_KEY in changes:
             self._last_stored = _last_key(changes[COUNTER_KEY])
-        return sorted(changes.items())
+        return changes.items()
 
 
 def _last_key(counter: bytes | None) -> bytes:
