@@ -33,7 +33,8 @@ class TrainerMetrics:
         self.mrr = gauge("prequential_mrr", "Mean reciprocal rank of positives before being learned")
         self.batch_seconds = seconds("batch_seconds", "Time of one learning step")
         self.commit_seconds = seconds(
-            "commit_seconds", "Time that a commit, or a piece of one, holds up the learning at once"
+            "commit_seconds",
+            "Time that a commit, a piece of one, or a read that waits for one holds up the learning at once",
         )
         self.commits = counter("commits_total", "Commits")
         self.committed_rows = counter("committed_rows_total", "Rows written by commits")
