@@ -97,7 +97,7 @@ class StoreProcess:
         """Return the value of each key; waits for a commit that is being written."""
         if not keys:
             return []
-        if not self.is_durable():
+        if self._is_writing:
             start = time.perf_counter()
             self.is_durable(wait=True)
             self.waits_s.append(time.perf_counter() - start)

@@ -47,7 +47,7 @@ class Merge(Generic[T]):
         """Add what was polled, with event times; 0 takes the partition's time so far."""
         queue = self._queue[partition]
         was_empty = not queue
-        latest_ms = accumulate([self._pushed_ms[partition], *times_ms], max)
+        latest_ms = accumulate(times_ms, max, initial=self._pushed_ms[partition])
         next(latest_ms)
         queue.extend(zip(repeat(partition, len(times_ms)), latest_ms, items, strict=True))
         if queue:

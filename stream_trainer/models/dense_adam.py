@@ -29,9 +29,10 @@ class DenseAdam:
     def step(self) -> None:
         """Move the parameters that have a gradient against it."""
         moved = {place: p for place, p in enumerate(self._parameters) if p.grad is not None}
-        for place in moved.keys() - self.state.keys():
-            first, second = (torch.zeros_like(moved[place]) for _ in range(2))
-            self.state[place] = {"step": torch.zeros(()), "exp_avg": first, "exp_avg_sq": second}
+        for place, parameter in moved.items():
+            if place not in self.state:
+                first, second = (torch.zeros_like(parameter) for _ in range(2))
+                self.state[place] = {"step": torch.zeros(()), "exp_avg": first, "exp_avg_sq": second}
         states = [self.state[place] for place in moved]
         adam(
             list(moved.values()),
