@@ -55,7 +55,7 @@ _STREAM_GRID: tuple[Overrides, ...] = (
     (),
     ("learning.rehearsal_ratio=12",),
     ("learning.rows_learning_rate=5e-3",),
-    ("model.dropout=0.2",),
+    ("learning.rehearsal_ratio=0",),
 )
 _ALS_GRID: tuple[Overrides, ...] = (
     ("als.regularization=100", "als.alpha=100"),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
 
 from feature_store.configuration import Configuration
 from feature_store.errors import SettingsError
@@ -27,6 +28,19 @@ I64 = npt.NDArray[np.int64]
 _CHUNK = 8192
 
 
+class EpochSettings(BaseModel):
+    """How often all of the past is learned, and in which order.
+
+    In order of time a batch holds what happened at about the same time. Where tastes drift that finds more of
+    what comes next; where the answers are from all times, as in leave-last-out, it finds less.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: int = Field(12, ge=1)
+    in_order: bool = Field(False, description="of time; else shuffled, each epoch differently")
+
+
 class Past(NamedTuple):
     """Examples in order of time: users as numbers into `user_ids`, and records (E,)."""
 
@@ -39,10 +53,10 @@ def train_epochs(
     config: Configuration,
     train: Dataset,
     seed: int,
-    num_epochs: int,
+    epochs: EpochSettings,
     on_epoch: OnEpoch | None = None,
 ) -> None:
-    """Learn a data set in epochs of shuffled batches, and commit the outcome to the configured store.
+    """Learn a data set in epochs, and commit the outcome to the configured store.
 
     `seed` is of the shuffles; rows, weights and draws are those of `learning.seed`. `on_epoch` hears how many
     epochs are done, each time after a commit, so that it may read the store; 0 is before the first. Item
@@ -59,12 +73,14 @@ def train_epochs(
         past = fold_past(state, train, seed)
         _count_frequencies(state, past.records["item"])
         rebuild_means(state, past)
-        for epoch in range(num_epochs + 1):
+        for epoch in range(epochs.count + 1):
             if epoch:
-                order = np.random.default_rng([seed, epoch]).permutation(len(past.users))
+                order = np.arange(len(past.users))
+                if not epochs.in_order:
+                    np.random.default_rng([seed, epoch]).shuffle(order)
                 _learn_epoch(state, past, order, epoch)
                 rebuild_means(state, past)
-            if on_epoch is not None or epoch == num_epochs:
+            if on_epoch is not None or epoch == epochs.count:
                 state.commit()
             if on_epoch is not None:
                 on_epoch(epoch)

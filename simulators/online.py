@@ -18,7 +18,7 @@ from feature_store.configuration import Configuration
 from feature_store.schema import Event, EventKind, Impression
 from feature_store.store import FeatureStore, FeatureStoreReader
 from simulators.dataset import Dataset
-from simulators.epochs import train_epochs
+from simulators.epochs import EpochSettings, train_epochs
 from simulators.metrics import Ranks
 from simulators.online_models import (
     I64,
@@ -47,7 +47,7 @@ class Retraining(NamedTuple):
     """How the model beside is trained in batch epochs; its store is made where its configuration says."""
 
     config: Configuration
-    num_epochs: int
+    epochs: EpochSettings
 
 
 class PassResult(NamedTuple):
@@ -292,6 +292,6 @@ class _Pass:
         learning = config.learning
         size = max(_SMALLEST_BATCH, min(learning.batch_size, len(past.reviews) // _STEPS_AN_EPOCH))
         config = config.model_copy(update={"learning": learning.model_copy(update={"batch_size": size})})
-        train_epochs(config, past, learning.seed, retraining.num_epochs)
+        train_epochs(config, past, learning.seed, retraining.epochs)
         self._followers[RETRAINED] = Follower(config, self._item_number)
         self._retrain_seconds.append(time.perf_counter() - started)

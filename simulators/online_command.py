@@ -15,6 +15,7 @@ from feature_store.settings import add_settings_arguments
 from simulators.compare_trials import code_digest
 from simulators.comparison_report import rich_table
 from simulators.dataset import Dataset, load_dataset
+from simulators.epochs import EpochSettings
 from simulators.online import PassResult, Retraining
 from simulators.online_figures import along, refresh_figures, resolution_note, varied_figures, window_figures
 from simulators.online_plan import Plan, make_plan
@@ -48,6 +49,11 @@ def add_online_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window-size", type=int, default=500, help="reviews in one (default: 500)")
     parser.add_argument("--retrain-points", type=int, help="retrainings along the log (default: 4)")
     parser.add_argument("--epochs", type=int, help="of each retraining (default: 6)")
+    parser.add_argument(
+        "--in-order",
+        action="store_true",
+        help="each epoch of a retraining takes the past in order of time (default: shuffled)",
+    )
     parser.add_argument(
         "--retrain-set",
         action="append",
@@ -165,7 +171,8 @@ def _trials(
     for seed in range(args.seed, args.seed + args.seeds):
         beside = retraining_configuration(dataset, args.config, args.overrides, seed, args.retrain_set)
         config = online_configuration(dataset, args.config, args.overrides, seed)
-        mains.append(OnlineTrial(f"main, seed {seed}", config, refresh, Retraining(beside, args.epochs)))
+        epochs = EpochSettings(count=args.epochs, in_order=args.in_order)
+        mains.append(OnlineTrial(f"main, seed {seed}", config, refresh, Retraining(beside, epochs)))
     trials += mains
     names += [("main", "main")] * len(mains)
     for variant in variants:
@@ -197,6 +204,7 @@ def _result(
         "num_items": len(dataset.items),
         "seeds": list(range(args.seed, args.seed + args.seeds)),
         "num_epochs": args.epochs,
+        "in_order": args.in_order,
         "retrain_at": list(plan.retrain_at),
         "frozen_at": plan.frozen_at,
         "note": resolution_note(reviews),

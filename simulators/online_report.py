@@ -58,7 +58,9 @@ def about(result: Mapping[str, Any]) -> list[str]:
         f"of {size:,} reviews are asked about. A question is asked when the slate is shown and answered by "
         "what is learned then; its click is learned when it was joined. The whole catalogue is ranked; what "
         "a user had is left out.",
-        f"Retrained: {result['num_epochs']} batch epochs from scratch over all that online has learned, "
+        f"Retrained: {result['num_epochs']} batch epochs "
+        f"{'in order of time' if result['in_order'] else 'in shuffled order'} from scratch over all "
+        "that online has learned, "
         f"{len(result['retrain_at'])} times, in batches of 1 % of it but not under 64 nor above "
         "learning.batch_size of `compare`; then it answers with its own towers and items, users' histories "
         "going on. Frozen: the online model after the first "

@@ -61,7 +61,7 @@ class OnlineTrial(NamedTuple):
         told = [
             _told(self.config),
             self.refresh_seconds,
-            None if retraining is None else [_told(retraining.config), retraining.num_epochs],
+            None if retraining is None else [_told(retraining.config), retraining.epochs.model_dump()],
             part,
             plan,
         ]

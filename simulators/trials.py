@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from feature_store.configuration import Configuration
 from feature_store.errors import SettingsError
 from feature_store.settings import load_configuration
 from simulators.baselines import AlsSettings, als_scorer, popularity_scorer, random_scorer
 from simulators.contenders import CONTENDERS, Overrides
-from simulators.epochs import train_epochs
+from simulators.epochs import EpochSettings, train_epochs
 from simulators.evaluate import (
     Held,
     feature_overrides,
@@ -49,14 +49,6 @@ class TrialResult(NamedTuple):
     peak_mib: float
 
 
-class EpochSettings(BaseModel):
-    """How long a trial in batch epochs learns."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    count: int = Field(12, ge=1)
-
-
 class TrialSettings(BaseModel):
     """Settings of a trial that the programs' configuration does not know: `epochs.count`, `als.factors`, …"""
 
@@ -84,7 +76,7 @@ def run_trial(trial: Trial, held: Held, folder: Path) -> TrialResult:
             started = time.perf_counter()
             learn(config, lambda done, left: None)
         else:
-            train_epochs(config, held.train, trial.seed, own.epochs.count)
+            train_epochs(config, held.train, trial.seed, own.epochs)
         seconds = time.perf_counter() - started
         ranks = ranks_of_store(config.store.path, held)
     else:

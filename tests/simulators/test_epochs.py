@@ -13,10 +13,12 @@ from feature_store.errors import SettingsError
 from feature_store.settings import load_configuration
 from feature_store.store import FeatureStore, FeatureStoreReader
 from simulators.dataset import Dataset, load_dataset
-from simulators.epochs import Past, fold_past, prefix_means, rebuild_means, train_epochs
+from simulators.epochs import EpochSettings, Past, fold_past, prefix_means, rebuild_means, train_epochs
 from simulators.evaluate import figures_of, hold_out, popularity_scorer, ranks_of_scorer, ranks_of_store
 from simulators.synthetic import generate
 from simulators.timeline import timeline
+from stream_trainer.examples import Examples
+from stream_trainer.learner import Learner
 from stream_trainer.state import TrainerState
 
 
@@ -109,7 +111,7 @@ def test_prefix_means_equal_a_loop(block: int, memory: float):
 def test_rows_end_with_the_means_and_frequencies_of_one_pass(tmp_path: Path, dataset: Dataset):
     """Frequencies are counted once, whatever the number of epochs; users' means are those of final towers."""
     config = configuration(tmp_path, "learning.frequency_half_life=500", "model.augmented_memory=1e9")
-    train_epochs(config, dataset, 0, num_epochs=3)
+    train_epochs(config, dataset, 0, EpochSettings(count=3))
     store = FeatureStore(config.store.path)
     state = TrainerState(config, store)
     past = fold_past(TrainerState(config, FeatureStore(tmp_path / "other")), dataset, 0)
@@ -136,9 +138,32 @@ def test_the_same_seed_ranks_the_same_and_another_does_not(tmp_path: Path, datas
     ranks = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         config = configuration(tmp_path / name)
-        train_epochs(config, held.train, seed, num_epochs=2)
+        train_epochs(config, held.train, seed, EpochSettings(count=2))
         ranks.append(ranks_of_store(config.store.path, held))
     assert ranks[0].tobytes() == ranks[1].tobytes() != ranks[2].tobytes()
+
+
+def test_epochs_take_the_past_shuffled_or_in_order_of_time(
+    tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    def taken(in_order: bool) -> list[list[int]]:
+        """Return the offsets of the examples in the order in which each epoch learned them."""
+        epochs: dict[int, list[int]] = {}
+
+        def step(learner: Learner, examples: Examples, num_new: int, num_positives: int) -> None:
+            epochs.setdefault(int(examples.records["partition"][0]), []).extend(examples.records["offset"])
+
+        monkeypatch.setattr(Learner, "step", step)
+        config = configuration(tmp_path / str(in_order))
+        train_epochs(config, dataset, 0, EpochSettings(count=2, in_order=in_order))
+        return [epochs[1], epochs[2]]
+
+    first, second = taken(in_order=True)
+    assert first == second == sorted(first)
+    assert len(first) == 1_500
+    shuffled, differently = taken(in_order=False)
+    assert sorted(shuffled) == sorted(differently) == first
+    assert shuffled != first != differently != shuffled
 
 
 def test_epochs_find_what_is_planted_and_tell_of_each(tmp_path: Path):
@@ -152,7 +177,7 @@ def test_epochs_find_what_is_planted_and_tell_of_each(tmp_path: Path):
         told.append((done, reader.catch_up().number))
         reader.close()
 
-    train_epochs(config, held.train, 0, 8, on_epoch)
+    train_epochs(config, held.train, 0, EpochSettings(count=8), on_epoch)
     assert [done for done, _ in told] == list(range(9))
     assert all(later > earlier for (_, earlier), (_, later) in pairwise(told))
     learned = figures_of(ranks_of_store(config.store.path, held), held)
@@ -163,4 +188,4 @@ def test_epochs_find_what_is_planted_and_tell_of_each(tmp_path: Path):
 def test_shown_negatives_are_refused(tmp_path: Path, dataset: Dataset):
     config = configuration(tmp_path, "join.emit=at_close", "learning.shown_negatives=2")
     with pytest.raises(SettingsError, match="shown_negatives"):
-        train_epochs(config, dataset, 0, 1)
+        train_epochs(config, dataset, 0, EpochSettings(count=1))

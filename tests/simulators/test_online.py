@@ -12,6 +12,7 @@ from feature_store.schema import ItemFeatures
 from feature_store.settings import load_configuration
 from feature_store.store import FeatureStore, FeatureStoreReader
 from simulators.dataset import Dataset, load_dataset
+from simulators.epochs import EpochSettings
 from simulators.online import FROZEN, NEVER, ONLINE, RETRAINED, PassResult, Retraining, run_online
 from simulators.online_models import Generation, Questions
 from simulators.online_plan import Plan, Window, make_plan, needed_refreshes
@@ -57,7 +58,9 @@ def run(
     retrained: bool = False,
     num_windows: int = 4,
 ) -> PassResult:
-    beside = Retraining(configured(folder / "retrained", *overrides, "learning.rehearsal_ratio=0"), 1)
+    beside = Retraining(
+        configured(folder / "retrained", *overrides, "learning.rehearsal_ratio=0"), EpochSettings(count=1)
+    )
     plan = make_plan(len(dataset.reviews), num_windows, 60, 2, 0.2)
     config = configured(folder / "store", *overrides)
     return run_online(config, dataset, 0, plan, refresh, beside if retrained else None)
