@@ -184,7 +184,7 @@ class LearningSettings(_Section):
     shown_negatives: int = Field(
         0, ge=0, le=200, description="shown, not clicked (needs join.emit = at_close)"
     )
-    rehearsal_ratio: int = Field(8, ge=0, le=64, description="learned examples drawn per new one")
+    rehearsal_ratio: int = Field(2, ge=0, le=64, description="learned examples drawn per new one")
     rehearsal_capacity: int = Field(200_000, ge=0, description="newest learned examples kept for it")
     frequency_half_life: float = Field(
         200_000, gt=0, description="positives after which a past positive counts half in an item's frequency"

@@ -81,7 +81,8 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="overrides",
         metavar="SECTION.KEY=VALUE",
-        help="a setting for all contenders that know it, over what is tuned (may be repeated)",
+        help="a setting for all contenders that know it, over what is tuned, e.g. epochs.in_order=true "
+        "where the split is by time (may be repeated)",
     )
 
 

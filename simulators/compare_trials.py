@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from feature_store.telemetry import StopSignals
 from simulators.contenders import CONTENDERS
 from simulators.evaluate import Held
-from simulators.trials import Trial, TrialResult, run_trial
+from simulators.trials import Trial, TrialResult, run_trial, settings_of
 
 Runner: TypeAlias = Callable[[Trial, Held, Path], TrialResult]
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -45,8 +45,8 @@ class Task(NamedTuple):
     @property
     def digest(self) -> str:
         """What the result's file is called: another contender, setting, seed or review makes another name."""
-        definition = CONTENDERS[self.trial.contender]
-        told = [self.trial, definition.how, definition.overrides, self.part]
+        how = CONTENDERS[self.trial.contender].how
+        told = [self.trial.contender, how, settings_of(self.trial), self.trial.seed, self.part]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
 
 

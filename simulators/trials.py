@@ -93,6 +93,24 @@ def run_trial(trial: Trial, held: Held, folder: Path) -> TrialResult:
     return TrialResult(ranks, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
+def settings_of(trial: Trial) -> list[object]:
+    """Return every setting that the outcome depends on, those left at their defaults too, as JSON can hold
+    them.
+
+    Raises:
+        SettingsError: a setting does not exist or is impossible.
+    """
+    contender = CONTENDERS[trial.contender]
+    own, overrides = split_settings([*contender.overrides, *trial.overrides])
+    if contender.how not in ("epochs", "stream"):
+        return [own.model_dump(), overrides]
+    config = load_configuration(None, overrides, {})
+    return [
+        own.model_dump(),
+        config.model_dump(mode="json", include={"model", "features", "learning", "join"}),
+    ]
+
+
 def split_settings(overrides: Sequence[str]) -> tuple[TrialSettings, list[str]]:
     """Return the trial's own settings, and what is left for the configuration. Of a key the last one counts.
 

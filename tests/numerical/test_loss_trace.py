@@ -16,7 +16,8 @@ FAST = ("learning.batch_size=16", "learning.rows_learning_rate=0.02", "learning.
 def trace(preset: str) -> list[dict[str, float]]:
     """Learn thirty steps on one thread; return each step's losses."""
     items, stream = blocks(7, num_users=100, clicks=5)
-    world = World(configuration(f"model.preset={preset}", "learning.seed=3", *FAST))
+    rehearsal = ["learning.rehearsal_ratio=8"] if preset == "default" else []
+    world = World(configuration(f"model.preset={preset}", "learning.seed=3", *rehearsal, *FAST))
     world.add_items({name: {"category": f"c{n % 5}"} for n, name in enumerate(items)})
     ops = [world.click(user, item, k) for k, (user, item) in enumerate(stream)]
     assert torch.get_num_threads() == 1

@@ -1,5 +1,6 @@
 """Every contender learns a tiny generated set and ranks it; what is asked for wrongly is refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from simulators.contenders import CONTENDERS
 from simulators.dataset import load_dataset
 from simulators.evaluate import Held, hold_out
 from simulators.synthetic import generate
-from simulators.trials import Trial, run_trial, split_settings
+from simulators.trials import Trial, run_trial, settings_of, split_settings
 
 SMALL = ("learning.batch_size=64", "model.hidden=[32]")
 TUNED = [name for name, contender in CONTENDERS.items() if contender.how not in ("popularity", "random")]
@@ -45,6 +46,19 @@ def test_the_same_trial_gives_the_same_ranks_and_another_seed_does_not(name: str
         for number, seed in enumerate((0, 0, 1))
     ]
     assert ranks[0] == ranks[1] != ranks[2]
+
+
+def test_a_trial_is_told_by_all_its_settings_and_not_by_how_they_came():
+    default = Configuration().learning.rehearsal_ratio
+    as_it_is, named = (
+        Trial("default_streamed"),
+        Trial("default_streamed", (f"learning.rehearsal_ratio={default}",)),
+    )
+    assert settings_of(as_it_is) == settings_of(named)
+    assert settings_of(as_it_is) != settings_of(Trial("default_streamed", ("learning.rehearsal_ratio=5",)))
+    assert settings_of(Trial("dat")) != settings_of(Trial("dat", ("epochs.in_order=true",)))
+    assert settings_of(Trial("wals")) != settings_of(Trial("wals", ("als.alpha=3",)))
+    json.dumps([settings_of(Trial(name)) for name in CONTENDERS])
 
 
 def configuration_of(overrides: tuple[str, ...]) -> Configuration:
