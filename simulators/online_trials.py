@@ -28,6 +28,7 @@ from simulators.dataset import Dataset
 from simulators.evaluate import Held, feature_overrides
 from simulators.online import OnProgress, PassResult, Retraining, run_online
 from simulators.online_plan import Plan
+from simulators.trials import deciding
 
 NEGATIVES: Mapping[str, tuple[str, ...]] = {
     "uniform": ("learning.negatives_per_positive=5", "learning.shared_negatives=0"),
@@ -59,9 +60,9 @@ class OnlineTrial(NamedTuple):
         """What the result's file is called; `part` is the digest of the data."""
         retraining = self.retraining
         told = [
-            _told(self.config),
+            deciding(self.config),
             self.refresh_seconds,
-            None if retraining is None else [_told(retraining.config), retraining.epochs.model_dump()],
+            None if retraining is None else [deciding(retraining.config), retraining.epochs.model_dump()],
             part,
             plan,
         ]
@@ -209,7 +210,3 @@ def _read(file: Path) -> tuple[PassResult, str]:
 
 def _file(folder: Path, digest: str) -> Path:
     return folder / f"{digest}.npz"
-
-
-def _told(config: Configuration) -> object:
-    return config.model_dump(mode="json", include={"model", "features", "learning", "join"})

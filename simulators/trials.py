@@ -104,11 +104,12 @@ def settings_of(trial: Trial) -> list[object]:
     own, overrides = split_settings([*contender.overrides, *trial.overrides])
     if contender.how not in ("epochs", "stream"):
         return [own.model_dump(), overrides]
-    config = load_configuration(None, overrides, {})
-    return [
-        own.model_dump(),
-        config.model_dump(mode="json", include={"model", "features", "learning", "join"}),
-    ]
+    return [own.model_dump(), deciding(load_configuration(None, overrides, {}))]
+
+
+def deciding(config: Configuration) -> object:
+    """Return those settings that decide what is learned, as JSON can hold them; not where it is kept."""
+    return config.model_dump(mode="json", include={"model", "features", "learning", "join"})
 
 
 def split_settings(overrides: Sequence[str]) -> tuple[TrialSettings, list[str]]:
