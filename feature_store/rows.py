@@ -1,9 +1,9 @@
 """Per-ID rows: a bounded tier of memory over the rows in RocksDB.
 
 Owns the layout of a row, which rows are in memory, and which of those differ from the store. Never writes the
-store: it hands out what is dirty and is told when that is durable. Gathers and scatters whole contiguous
-rows; no Python runs per row. Legend of shapes: R capacity in rows, W width of a row in floats, n rows of one
-call.
+store: it hands out what is dirty and is told when that is durable. Gathers whole contiguous rows, and lets
+them be changed where they stand; no Python runs per row. Legend of shapes: R capacity in rows, W width of a
+row in floats, n rows of one call.
 """
 
 from collections import deque
@@ -199,10 +199,10 @@ class RowTable:
         """Return a copy of whole rows (n, W)."""
         return self.data.index_select(0, torch.from_numpy(slots))
 
-    def scatter(self, slots: I64, rows: torch.Tensor) -> None:
-        """Put whole rows (n, W) back; slots must not repeat."""
+    def update(self, slots: I64, change: Callable[[npt.NDArray[np.float32], I64], None]) -> None:
+        """Let `change` alter rows where they stand: of all rows (R, W), those at these slots alone."""
         self._before_change(slots)
-        self.data.index_copy_(0, torch.from_numpy(slots), rows)
+        change(self._rows_RW, slots)
         self._dirty_R[slots] = True
 
     def take_dirty(self) -> Iterator[RowChunk]:

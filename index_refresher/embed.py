@@ -23,8 +23,8 @@ from feature_store.errors import StoreError
 from feature_store.rows import RowLayout
 from feature_store.store import CommitInfo, FeatureStoreReader
 from stream_trainer.models.factory import make_model, row_layouts
+from stream_trainer.models.loops import pool_values
 from stream_trainer.models.retrieval import History, ItemInputs, UserInputs
-from stream_trainer.models.tower import pool_values
 
 F32 = npt.NDArray[np.float32]
 

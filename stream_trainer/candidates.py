@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stream_trainer.models.loops import inner_products
+
 I64 = npt.NDArray[np.int64]
 
 
@@ -82,21 +84,18 @@ def score(
 
     A negative that is the positive itself does not count, nor does a place that is empty.
     """
-    num, own_BX = len(users_BD), candidates.own_BX
-    positive_BD = items_TD.index_select(0, candidates.positive_B)
+    positive_B1 = candidates.positive_B.view(-1, 1)
+    own_BX = torch.cat([positive_B1, candidates.own_BX], dim=1)
     # Places of each kind beside its scores; where all queries share them, they are one row.
-    parts = [(candidates.positive_B.view(-1, 1), (users_BD * positive_BD).sum(1, keepdim=True))]
-    if own_BX.shape[1]:
-        own_BXD = items_TD.index_select(0, own_BX.clamp(min=0).reshape(-1)).view(num, own_BX.shape[1], -1)
-        parts.append((own_BX, torch.bmm(own_BXD, users_BD.unsqueeze(2)).squeeze(2)))
+    parts = [(own_BX, inner_products(users_BD, items_TD, own_BX))]
     if len(candidates.shared_M):
         shared_M = candidates.shared_M
         parts.append((shared_M.view(1, -1), users_BD @ items_TD.index_select(0, shared_M).T))
     if in_batch:
+        positive_BD = items_TD.index_select(0, candidates.positive_B)
         parts.append((candidates.positive_B.view(1, -1), users_BD @ positive_BD.T))
     if log_expected_T is not None:
         parts = [(places, scores - log_expected_T[places.clamp(min=0)]) for places, scores in parts]
-    positive_B1 = candidates.positive_B.view(-1, 1)
     valid = [(places != positive_B1) & (places >= 0) for places, _ in parts]
-    valid[0].fill_(True)
+    valid[0][:, 0] = True
     return torch.cat([scores for _, scores in parts], dim=1), torch.cat(valid, dim=1)

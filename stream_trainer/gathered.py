@@ -1,4 +1,4 @@
-"""Rows of a batch, gathered once, as the tensors that the towers take; and put back once after learning.
+"""Rows of a batch, gathered once, as the tensors that the towers take; and moved once after learning.
 
 Owns the way from slots to `ItemInputs`. Legend: n rows gathered, E learned floats, W row width, T items in
 the tower.
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from feature_store.rows import RowTable
+from stream_trainer.models.loops import pool_values
 from stream_trainer.models.retrieval import ItemInputs
 from stream_trainer.models.row_optimiser import update_rows
-from stream_trainer.models.tower import pool_values
 
 I64 = npt.NDArray[np.int64]
 
@@ -38,22 +38,23 @@ class GatheredRows:
         return self._leaves.get(name)
 
     def floats(self, name: str) -> Tensor:
-        """Return a view of a field (n, width): writing a plain one changes what `put_back` stores."""
+        """Return a field as it was gathered (n, width)."""
         return self.rows_nW[:, self._table.layout.span(name)]
 
     def ints(self, name: str) -> Tensor:
-        """Return a view of an integer field (n, width): writing it changes what `put_back` stores."""
+        """Return an integer field as it was gathered (n, width)."""
         span = self._table.layout.span(name)
         return self.rows_nW.view(torch.int32)[:, span]
 
-    def put_back(self, learning_rate: float) -> None:
-        """Apply the gradients that arrived at the learned fields, and write the rows to their table."""
-        gradients = [leaf.grad for leaf in self._leaves.values()]
-        if any(gradient is not None for gradient in gradients):
-            leaves = self._leaves.values()
-            parts = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-            update_rows(self._table.layout, self.rows_nW, torch.cat(parts, dim=1), learning_rate)
-        self._table.scatter(self._slots, self.rows_nW)
+    def learn(self, learning_rate: float) -> None:
+        """Move the rows in their table against the gradients that arrived at the learned fields."""
+        leaves, layout = self._leaves.values(), self._table.layout
+        if all(leaf.grad is None for leaf in leaves):
+            return
+        gradients = [(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad).numpy() for leaf in leaves]
+        self._table.update(
+            self._slots, lambda rows_RW, slots: update_rows(layout, rows_RW, slots, gradients, learning_rate)
+        )
 
 
 class GatheredValues:

@@ -97,10 +97,10 @@ class Learner:
         self.optimiser.zero_grad()
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
-        self._count(items, records["item"][:num_new], candidates, num_positives)
         for gathered in (items, user_rows, values.rows):
             if gathered is not None:
-                gathered.put_back(self.config.learning.rows_learning_rate)
+                gathered.learn(self.config.learning.rows_learning_rate)
+        self._count(records["item"][:num_new], num_positives)
         self.advance_means(examples, num_new)
         return {name: part.detach() for name, part in parts.items()}
 
@@ -250,21 +250,14 @@ class Learner:
         log_expected = torch.from_numpy(np.log(expected_I).astype(np.float32))
         return log_expected if candidates.tower_T is None else log_expected[candidates.tower_T]
 
-    def _count(
-        self,
-        items: GatheredRows,
-        new_items_N: npt.NDArray[np.int64],
-        candidates: Candidates,
-        num_positives: int,
-    ) -> None:
-        numbers, counts = np.unique(new_items_N, return_counts=True)
-        places = torch.from_numpy(np.searchsorted(candidates.numbers_I, numbers))
-        count = items.floats("frequency")[places, 0].numpy()
-        at = items.ints("frequency_at")[places, 0].numpy()
-        now = num_positives + len(new_items_N)
-        fresh = frequency.decayed(count, at, now, self.config.learning.frequency_half_life) + counts
-        items.floats("frequency")[places, 0] = torch.from_numpy(fresh.astype(np.float32))
-        items.ints("frequency_at")[places, 0] = now
+    def _count(self, new_items_N: npt.NDArray[np.int64], num_positives: int) -> None:
+        numbers, counts_n = np.unique(new_items_N, return_counts=True)
+        table, now = self.tables.item, num_positives + len(new_items_N)
+        slots = table.slots(numbers)
+        count_n, at_n = table.floats(slots, "frequency")[:, 0], table.ints(slots, "frequency_at")[:, 0]
+        fresh_n = frequency.decayed(count_n, at_n, now, self.config.learning.frequency_half_life) + counts_n
+        at_n1 = np.full((len(slots), 1), now, np.int32)
+        table.write(slots, {"frequency": fresh_n.astype(np.float32)[:, None], "frequency_at": at_n1})
 
 
 def _tensor(column: npt.NDArray[np.generic]) -> Tensor:

@@ -31,7 +31,10 @@ PURE = {
         "candidates corpus event_log examples features file_frames frequency gathered join merge negatives "
         "rehearsal running_mean"
     ),
-    "stream_trainer/models": "dat factory fm losses mind retrieval row_optimiser tower youtube_dnn",
+    "stream_trainer/models": (
+        "alignment compiled dat factory fm loops losses mind relu_layers retrieval row_optimiser tower "
+        "youtube_dnn"
+    ),
     "index_refresher": "checks",
     "simulators": "amazon_fields compare_plan contenders metrics statistics timeline",
 }

@@ -1,6 +1,6 @@
 """One tower: from the parts of a query or an item to a vector (dat.md, "DAT"); and what parts are made of.
 
-Legend: B rows, Z input width, K embedding width, N numeric features, D output width, L history, C values.
+Legend: B rows, Z input width, K embedding width, N numeric features, D output width, L history.
 """
 
 import math
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from feature_store.configuration import ModelSettings
+from stream_trainer.models import loops
 from stream_trainer.models.relu_layers import relu_layers
 
 
@@ -57,8 +58,8 @@ class Tower(nn.Module):
 
 
 def unit_length(x: Tensor, normalise: bool) -> Tensor:
-    """Divide vectors (…, D) by their length if so set: scores are then cosines. Zero stays zero."""
-    return F.normalize(x, dim=-1) if normalise else x
+    """Divide vectors (…, D) by their length if so set: scores are then cosines."""
+    return loops.unit_length(x) if normalise else x
 
 
 def drop(x: Tensor, rate: float, generator: np.random.Philox | None) -> Tensor:
@@ -129,19 +130,3 @@ def feature_parts(
     """Return what side features add to an input: the pooled values, and the layers over the numbers."""
     parts = [] if values_BFK is None else [values_BFK]
     return [*parts, numeric(numbers_BN)] if numeric is not None and numbers_BN is not None else parts
-
-
-def pool_values(embedding_VK: Tensor, values_BC: Tensor, counts: list[int]) -> Tensor:
-    """Average the embeddings of each feature's values: (B, features × K), zeros where a feature is missing.
-
-    `values_BC` holds rows of `embedding_VK`, -1 where there is none; `counts` says how many of the C columns
-    belong to each feature.
-    """
-    if not len(embedding_VK):  # nothing in the batch has a value
-        return embedding_VK.new_zeros(len(values_BC), len(counts) * embedding_VK.shape[1])
-    pooled = []
-    for columns_BX in torch.split(values_BC, counts, dim=1):
-        valid_BX1 = (columns_BX >= 0).unsqueeze(-1).to(embedding_VK.dtype)
-        found_BXK = F.embedding(columns_BX.clamp(min=0), embedding_VK) * valid_BX1
-        pooled.append(found_BXK.sum(1) / valid_BX1.sum(1).clamp(min=1))
-    return torch.cat(pooled, dim=1)

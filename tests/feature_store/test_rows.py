@@ -1,10 +1,10 @@
 """Rows: their layout, what new ones hold, and what the bounded tier of memory promises."""
 
+from collections.abc import Callable
 from itertools import islice
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +22,15 @@ FIELDS = (
 LAYOUT = RowLayout(FIELDS, "adam")
 PLAIN = RowLayout((Field("value", 1, "float"),), "adam")
 KEYS = ["a", "b", "c"]
+
+
+def setting(value: np.ndarray | float) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Return a change that sets rows where they stand."""
+
+    def change(rows: np.ndarray, slots: np.ndarray) -> None:
+        rows[slots] = value
+
+    return change
 
 
 def dirty(table: RowTable) -> list[tuple[bytes, bytes]]:
@@ -119,14 +128,14 @@ def test_fields_are_written_and_read_back_by_kind() -> None:
     rows = table.gather(slots)
     rows[:, 0] = 9.0
     assert table.floats(slots, "embedding")[0, 0] != 9.0  # a copy
-    table.scatter(slots, rows)
+    table.update(slots, setting(rows.numpy()))
     assert table.floats(slots, "embedding")[:, 0].tolist() == [9.0] * 3
 
 
 def test_reset_makes_a_row_new_again() -> None:
     table = Stored().table(4, LAYOUT)
     slots = table.slots(KEYS)
-    table.scatter(slots, torch.ones(3, LAYOUT.width))
+    table.update(slots, setting(1.0))
     dirty(table)
     table.reset(slots[1:2], [b"b"])
     assert dirty(table) == [(b"b", LAYOUT.new_rows(0, [b"b"]).tobytes())]
@@ -222,7 +231,7 @@ def test_numbers_find_their_rows_beyond_the_first_thousand() -> None:
 
 
 CHANGES = st.lists(
-    st.tuples(st.sampled_from(["write", "scatter", "reset", "load", "pull"]), st.sets(st.integers(0, 19))),
+    st.tuples(st.sampled_from(["write", "update", "reset", "load", "pull"]), st.sets(st.integers(0, 19))),
     max_size=30,
 )
 
@@ -256,8 +265,8 @@ def test_rows_on_their_way_out_are_handed_out_once_as_they_were(
             slots, value = table.slots(keys), value + 1
             if what == "write":
                 table.write(slots, {"value": np.full((len(slots), 1), value, np.float32)})
-            elif what == "scatter":
-                table.scatter(slots, torch.full((len(slots), 1), value))
+            elif what == "update":
+                table.update(slots, setting(value))
             elif what == "reset":
                 table.reset(slots, [key.encode() for key in keys])
         left.extend(pair for chunk in leaving for pair in chunk.pairs())

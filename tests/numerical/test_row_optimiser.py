@@ -12,6 +12,13 @@ ADAM, ADAGRAD = RowLayout(FIELDS, "adam"), RowLayout(FIELDS, "adagrad")
 ROWWISE = RowLayout(FIELDS, "rowwise_adam")
 
 
+def move(layout: RowLayout, rows: torch.Tensor, gradient: torch.Tensor, rate: float) -> None:
+    """Move all rows, from the last to the first."""
+    slots = np.arange(len(rows))[::-1].copy()
+    fields = [gradient[slots, :3].numpy(), gradient[slots, 3:].numpy()]
+    update_rows(layout, rows.numpy(), slots, fields, rate)
+
+
 def start(layout: RowLayout, num: int) -> torch.Tensor:
     rows = torch.from_numpy(layout.new_rows(0, [b"%d" % n for n in range(num)]))
     rows[:, :4] = torch.randn(num, 4, generator=torch.Generator().manual_seed(1))
@@ -36,7 +43,7 @@ def test_adam_is_torchs_adam_for_rows_updated_each_step() -> None:
     rows, steps = start(ADAM, 5), gradients(5, 40)
     expected = torch_adam(rows[:, :4], steps, 0.01)
     for gradient in steps:
-        update_rows(ADAM, rows, gradient, 0.01)
+        move(ADAM, rows, gradient, 0.01)
     np.testing.assert_allclose(rows[:, :4].numpy(), expected.numpy(), rtol=1e-6, atol=1e-6)
     assert (rows[:, 4] == 7).all()
     assert (rows[:, -1] == 40).all()
@@ -51,7 +58,7 @@ def test_a_row_met_late_learns_as_one_met_early() -> None:
     )
     for k, gradient in enumerate(steps):
         chosen = rows[: 1 + (k >= 20)].clone()
-        update_rows(ADAM, chosen, gradient[: len(chosen)], 0.01)
+        move(ADAM, chosen, gradient[: len(chosen)], 0.01)
         rows[: len(chosen)] = chosen
     np.testing.assert_allclose(rows[1:, :4].numpy(), late.numpy(), rtol=1e-6, atol=1e-6)
     assert (rows[1, :4] - shared_count[1]).abs().max() > 1e-3
@@ -61,7 +68,7 @@ def test_a_row_met_late_learns_as_one_met_early() -> None:
 def test_adams_first_step_is_the_learning_rate_against_the_gradients_sign() -> None:
     rows = start(ADAM, 1)
     before = rows[:, :4].clone()
-    update_rows(ADAM, rows, torch.tensor([[5.0, -0.01, 1e-3, 100.0]]), 0.1)
+    move(ADAM, rows, torch.tensor([[5.0, -0.01, 1e-3, 100.0]]), 0.1)
     step = (rows[:, :4] - before).tolist()[0]
     assert step == pytest.approx([-0.1, 0.1, -0.1, -0.1], rel=1e-4)
 
@@ -70,10 +77,10 @@ def test_adagrad_by_hand() -> None:
     """Gradient (1, 2, 3, 4): mean square 7.5; then (2, 0, 0, 0): 7.5 + 1 = 8.5."""
     rows = start(ADAGRAD, 1)
     before = rows[0, :4].tolist()
-    update_rows(ADAGRAD, rows, torch.tensor([[1.0, 2.0, 3.0, 4.0]]), 0.5)
+    move(ADAGRAD, rows, torch.tensor([[1.0, 2.0, 3.0, 4.0]]), 0.5)
     once = [b - 0.5 * g / 7.5**0.5 for b, g in zip(before, [1, 2, 3, 4], strict=True)]
     assert rows[0, :4].tolist() == pytest.approx(once, rel=1e-6)
-    update_rows(ADAGRAD, rows, torch.tensor([[2.0, 0.0, 0.0, 0.0]]), 0.5)
+    move(ADAGRAD, rows, torch.tensor([[2.0, 0.0, 0.0, 0.0]]), 0.5)
     assert rows[0, :4].tolist() == pytest.approx([once[0] - 0.5 * 2 / 8.5**0.5, *once[1:]], rel=1e-6)
     assert rows[0, 4:].tolist() == [7.0, 8.5]
 
@@ -82,7 +89,7 @@ def test_adagrad_by_hand() -> None:
 def test_no_gradient_ever_is_no_step(layout: RowLayout) -> None:
     rows = start(layout, 2)
     before = rows[:, :5].clone()
-    update_rows(layout, rows, torch.zeros(2, 4), 0.5)
+    move(layout, rows, torch.zeros(2, 4), 0.5)
     assert torch.equal(rows[:, :5], before)
 
 
@@ -101,7 +108,7 @@ def test_rowwise_adam_shares_the_second_moment_within_a_field_and_no_further() -
                 second[row, field] = 0.999 * second[row, field] + 0.001 * (g[row, span] ** 2).mean()
                 length = np.sqrt(second[row, field] / (1 - 0.999**count)) + 1e-8
                 values[row, span] -= rate * first[row, span] / (1 - 0.9**count) / length
-        update_rows(ROWWISE, rows, gradient, rate)
+        move(ROWWISE, rows, gradient, rate)
     np.testing.assert_allclose(rows[:, :4].numpy(), values, rtol=1e-4, atol=1e-5)
     assert (rows[:, 4] == 7).all()
     assert (rows[:, -1] == len(steps)).all()

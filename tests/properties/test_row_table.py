@@ -38,7 +38,7 @@ def scenarios(draw: st.DrawFn) -> tuple[int, Batches]:
     calls = st.lists(rows, min_size=1, max_size=2).filter(
         lambda calls: len({number for call in calls for number in call}) <= capacity // 2
     )
-    done = st.sampled_from(["look", "look", "scatter", "write", "reset"])
+    done = st.sampled_from(["look", "look", "update", "write", "reset"])
     return capacity, draw(st.lists(st.tuples(calls, done, st.booleans()), max_size=40))
 
 
@@ -53,7 +53,7 @@ class Model:
 
     def change(self, number: int, how: str, amount: int) -> None:
         row = self.row(number)
-        if how == "scatter":
+        if how == "update":
             row += np.float32(amount)
         elif how == "write":
             row.view(np.int32)[2] = amount
@@ -64,8 +64,8 @@ class Model:
 
 def change(table: RowTable, slots: np.ndarray, numbers: list[int], how: str, amount: int) -> None:
     """Do to distinct rows of the table what `Model.change` does to one."""
-    if how == "scatter":
-        table.scatter(slots, table.gather(slots) + amount)
+    if how == "update":
+        table.update(slots, lambda rows, at: np.add.at(rows, at, np.float32(amount)))
     elif how == "write":
         codes = np.full((len(slots), 1), amount, np.int32)
         table.write(slots, {"code": codes, "count": codes.astype(np.float32)})

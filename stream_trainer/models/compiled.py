@@ -1,0 +1,22 @@
+"""Compiles loops over arrays to machine code: for what NumPy or torch would walk through many times.
+
+Owns how they are compiled. What was compiled is kept beside the sources, as Python keeps its own; where it
+cannot be kept, each process compiles anew. One thread, and the same order of sums each time: the same bits.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+
+_Loop = TypeVar("_Loop", bound=Callable[..., object])
+# Sums may be taken in lanes and products fused with sums; infinities and NaN stay what they are.
+_FREE = {"contract", "nsz", "reassoc"}
+
+
+def compiled(loop: _Loop) -> _Loop:
+    """Return a function of arrays and numbers, compiled when it is first called with their types."""
+    try:
+        return cast(_Loop, numba.njit(cache=True, error_model="numpy", fastmath=_FREE)(loop))
+    except RuntimeError:  # no folder to keep it in
+        return cast(_Loop, numba.njit(error_model="numpy", fastmath=_FREE)(loop))

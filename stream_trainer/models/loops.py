@@ -1,0 +1,199 @@
+"""Differentiable functions whose loops are compiled: what autograd would do in many walks through memory.
+
+Pure. Each has the formula of its gradient; those are checked against torch's. Legend: n rows, D width, V
+values, K embedding width, C places, F features, B queries, T items, X candidates of each query.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stream_trainer.models.compiled import compiled
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+_SHORTEST = np.float32(1e-12)
+
+
+def unit_length(x: Tensor) -> Tensor:
+    """Divide vectors (…, D) by their length. Zero stays zero.
+
+    >>> unit_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    unit_nD: Tensor = _UnitLength.apply(x.reshape(-1, x.shape[-1]))
+    return unit_nD.view(x.shape)
+
+
+def pool_values(embedding_VK: Tensor, values_BC: Tensor, counts: Sequence[int]) -> Tensor:
+    """Average the embeddings of each feature's values: (B, F × K), zeros where a feature is missing.
+
+    `values_BC` holds rows of `embedding_VK`, -1 where there is none; `counts` says how many of the C columns
+    belong to each feature.
+    """
+    pooled: Tensor = _PoolValues.apply(embedding_VK, values_BC.numpy(), np.array(counts, np.int64))
+    return pooled
+
+
+def inner_products(users_BD: Tensor, items_TD: Tensor, places_BX: Tensor) -> Tensor:
+    """Return each query's inner products with items of its own (B, X); 0 where a place is -1.
+
+    >>> users, items = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]])
+    >>> inner_products(users, items, torch.tensor([[1, -1, 0]])).tolist()
+    [[17.0, 0.0, 11.0]]
+    """
+    products: Tensor = _InnerProducts.apply(users_BD, items_TD, places_BX.numpy())
+    return products
+
+
+class _UnitLength(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_nD: Tensor) -> Tensor:
+        x = _array(x_nD)
+        unit, length = np.empty_like(x), np.empty(len(x), np.float32)
+        _divide(x, unit, length)
+        unit_nD = torch.from_numpy(unit)
+        ctx.save_for_backward(unit_nD, torch.from_numpy(length))
+        return unit_nD
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient_nD: Tensor) -> Tensor:
+        """∂/∂x of p = x / |x| is (g − p ⟨p, g⟩) / |x|."""
+        unit_nD, length_n = ctx.saved_tensors
+        gradient = _array(gradient_nD)
+        moved = np.empty_like(gradient)
+        _divide_back(unit_nD.numpy(), length_n.numpy(), gradient, moved)
+        return torch.from_numpy(moved)
+
+
+class _PoolValues(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, embedding_VK: Tensor, values_BC: I64, counts_F: I64) -> Tensor:
+        embedding = _array(embedding_VK)
+        pooled = np.zeros((len(values_BC), len(counts_F) * embedding.shape[1]), np.float32)
+        _pool(embedding, values_BC, counts_F, pooled)
+        ctx.values_BC, ctx.counts_F, ctx.shape = values_BC, counts_F, embedding.shape
+        return torch.from_numpy(pooled)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Each value gets its share of the mean's gradient."""
+        moved = np.zeros(ctx.shape, np.float32)
+        _pool_back(_array(gradient), ctx.values_BC, ctx.counts_F, moved)
+        return torch.from_numpy(moved), None, None
+
+
+class _InnerProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, users_BD: Tensor, items_TD: Tensor, places_BX: I64) -> Tensor:
+        users, items = _array(users_BD), _array(items_TD)
+        products = np.zeros(places_BX.shape, np.float32)
+        _multiply(users, items, places_BX, products)
+        ctx.users, ctx.items, ctx.places = users, items, places_BX
+        return torch.from_numpy(products)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient_BX: Tensor) -> tuple[Tensor, Tensor, None]:
+        """∂⟨u, v⟩/∂u is v, and u the other way."""
+        users, items = np.zeros_like(ctx.users), np.zeros_like(ctx.items)
+        _multiply_back(ctx.users, ctx.items, ctx.places, _array(gradient_BX), users, items)
+        return torch.from_numpy(users), torch.from_numpy(items), None
+
+
+def _array(x: Tensor) -> F32:
+    """Return a tensor's memory, copied only if its rows do not stand one behind the other."""
+    array: F32 = x.detach().contiguous().numpy()
+    assert array.dtype == np.float32, "loops are compiled for float32"
+    return array
+
+
+@compiled
+def _divide(x_nD: F32, unit_nD: F32, length_n: F32) -> None:
+    for row in range(len(x_nD)):
+        square = np.float32(0)
+        for d in range(x_nD.shape[1]):
+            square += x_nD[row, d] * x_nD[row, d]
+        length = max(np.sqrt(square), _SHORTEST)
+        length_n[row] = length
+        for d in range(x_nD.shape[1]):
+            unit_nD[row, d] = x_nD[row, d] / length
+
+
+@compiled
+def _divide_back(unit_nD: F32, length_n: F32, gradient_nD: F32, moved_nD: F32) -> None:
+    for row in range(len(unit_nD)):
+        along = np.float32(0)
+        if length_n[row] > _SHORTEST:
+            for d in range(unit_nD.shape[1]):
+                along += unit_nD[row, d] * gradient_nD[row, d]
+        for d in range(unit_nD.shape[1]):
+            moved_nD[row, d] = (gradient_nD[row, d] - along * unit_nD[row, d]) / length_n[row]
+
+
+@compiled
+def _pool(embedding_VK: F32, values_BC: I64, counts_F: I64, pooled: F32) -> None:
+    width = embedding_VK.shape[1]
+    for row in range(len(values_BC)):
+        start = 0
+        for feature in range(len(counts_F)):
+            num = 0
+            for column in range(start, start + counts_F[feature]):
+                value = values_BC[row, column]
+                if value >= 0:
+                    num += 1
+                    for k in range(width):
+                        pooled[row, feature * width + k] += embedding_VK[value, k]
+            if num > 1:
+                for k in range(feature * width, (feature + 1) * width):
+                    pooled[row, k] /= np.float32(num)
+            start += counts_F[feature]
+
+
+@compiled
+def _pool_back(gradient: F32, values_BC: I64, counts_F: I64, moved_VK: F32) -> None:
+    width = moved_VK.shape[1]
+    for row in range(len(values_BC)):
+        start = 0
+        for feature in range(len(counts_F)):
+            stop = start + counts_F[feature]
+            num = 0
+            for column in range(start, stop):
+                num += values_BC[row, column] >= 0
+            for column in range(start, stop):
+                value = values_BC[row, column]
+                if value >= 0:
+                    for k in range(width):
+                        moved_VK[value, k] += gradient[row, feature * width + k] / np.float32(num)
+            start = stop
+
+
+@compiled
+def _multiply(users_BD: F32, items_TD: F32, places_BX: I64, products_BX: F32) -> None:
+    for b in range(len(places_BX)):
+        for x in range(places_BX.shape[1]):
+            place = places_BX[b, x]
+            if place >= 0:
+                product = np.float32(0)
+                for d in range(users_BD.shape[1]):
+                    product += users_BD[b, d] * items_TD[place, d]
+                products_BX[b, x] = product
+
+
+@compiled
+def _multiply_back(
+    users_BD: F32, items_TD: F32, places_BX: I64, gradient_BX: F32, moved_BD: F32, moved_TD: F32
+) -> None:
+    for b in range(len(places_BX)):
+        for x in range(places_BX.shape[1]):
+            place, gradient = places_BX[b, x], gradient_BX[b, x]
+            if place >= 0:
+                for d in range(users_BD.shape[1]):
+                    moved_BD[b, d] += gradient * items_TD[place, d]
+                    moved_TD[place, d] += gradient * users_BD[b, d]
