@@ -5,6 +5,7 @@ is closed is forgotten: a click after that is unmatched, not late, because it ca
 impression never came; and a repeated impression after that waits anew.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
@@ -83,7 +84,8 @@ class Joiner:
         self._window_ms = round(settings.attribution_window_seconds * 1000)
         self._at_close = settings.emit == "at_close"
         self._slates: dict[str, _Slate] = {}
-        self._slate_heap: list[tuple[int, int, _Slate]] = []
+        self._slate_line: deque[_Slate] = deque()  # those that came in order of time: nearly all
+        self._slate_heap: list[tuple[int, int, _Slate]] = []  # the others
         self._clicks: dict[int, _EarlyClick] = {}  # by sequence
         self._click_heap: list[tuple[int, int]] = []  # time and sequence, also of some that wait no more
         self._early: dict[str, dict[tuple[str, str], int]] = {}  # impression → (user, item) → sequence
@@ -110,7 +112,7 @@ class Joiner:
         sequence = self._sequence = self._sequence + 1
         slate = _Slate(key, event.user_id, event.ts_ms, event.items, sequence, {})
         self._slates[key] = self._changed[sequence] = slate
-        heappush(self._slate_heap, (slate.ts_ms, sequence, slate))
+        self._line_up(slate)
         positives: list[Joined] = []
         if key in self._early:
             for early in self._early.pop(key).values():
@@ -147,6 +149,8 @@ class Joiner:
         """Close the windows that ended before the watermark; clicks that waited as long are unmatched."""
         positives: list[Joined] = []
         limit_ms = watermark_ms - self._window_ms
+        while self._slate_line and self._slate_line[0].ts_ms < limit_ms:
+            positives += self._close_oldest()
         while self._slate_heap and self._slate_heap[0][0] < limit_ms:
             positives += self._close_oldest()
         while self._click_heap and self._click_heap[0][0] < limit_ms:
@@ -178,17 +182,30 @@ class Joiner:
                 joiner._sequence = joiner._stored_sequence = msgpack.unpackb(value)
             else:
                 joiner._restore(int.from_bytes(key, "big"), _entry(value))
-        heapify(joiner._slate_heap)
         joiner._rebuild_click_heap()
         return joiner
 
     def _restore(self, sequence: int, entry: _Entry) -> None:
         if isinstance(entry, _Slate):
             self._slates[entry.impression_id] = entry
-            self._slate_heap.append((entry.ts_ms, sequence, entry))
+            self._line_up(entry)
         else:
             self._clicks[sequence] = entry
             self._early.setdefault(entry.impression_id, {})[entry.user_id, entry.item_id] = sequence
+
+    def _line_up(self, slate: _Slate) -> None:
+        """Let a slate wait: a heap of all would take longer than the rest of the join."""
+        if not self._slate_line or slate.ts_ms >= self._slate_line[-1].ts_ms:
+            self._slate_line.append(slate)
+        else:
+            heappush(self._slate_heap, (slate.ts_ms, slate.sequence, slate))
+
+    def _oldest(self) -> _Slate:
+        """Take the oldest slate out of those that wait."""
+        line, heap = self._slate_line, self._slate_heap
+        if line and (not heap or (line[0].ts_ms, line[0].sequence) < heap[0][:2]):
+            return line.popleft()
+        return heappop(heap)[2]
 
     def _rebuild_click_heap(self) -> None:
         self._click_heap = [(click.ts_ms, sequence) for sequence, click in self._clicks.items()]
@@ -230,9 +247,9 @@ class Joiner:
         return [Joined(click.user_id, click.item_id, origin.partition, origin.offset)]
 
     def _close_oldest(self) -> list[Joined]:
-        _, sequence, slate = heappop(self._slate_heap)
+        slate = self._oldest()
         del self._slates[slate.impression_id]
-        self._forget(sequence)
+        self._forget(slate.sequence)
         self.counts.closed += 1
         clicked = slate.clicked
         if not any(clicked.values()):
