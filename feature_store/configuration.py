@@ -79,9 +79,7 @@ class JoinSettings(_Section):
     max_waiting_impressions: int = Field(
         200_000, ge=1, description="buffer bound; beyond it the oldest close early"
     )
-    max_waiting_clicks: int = Field(
-        50_000, ge=1, description="buffer bound; beyond it the oldest are unmatched"
-    )
+    max_waiting_clicks: int = Field(50_000, ge=1, description="bound; beyond it the oldest are unmatched")
     idle_timeout_seconds: float = Field(2.0, gt=0, description="live: how long a silent partition holds all")
     own_process: bool = Field(True, description="read and join in a process beside the one that learns")
 
@@ -184,7 +182,11 @@ class LearningSettings(_Section):
     shown_negatives: int = Field(
         0, ge=0, le=200, description="shown, not clicked (needs join.emit = at_close)"
     )
-    rehearsal_ratio: int = Field(2, ge=0, le=64, description="learned examples drawn per new one")
+    rehearsal_ratio: int = Field(3, ge=0, le=64, description="learned examples drawn per new one")
+    rehearsal_recent_share: float = Field(
+        0.5, ge=0, le=1, description="of these, those that favour the newest"
+    )
+    rehearsal_half_life: float = Field(2000, gt=0, description="in examples: so much older, half as likely")
     rehearsal_capacity: int = Field(200_000, ge=0, description="newest learned examples kept for it")
     frequency_half_life: float = Field(
         200_000, gt=0, description="positives after which a past positive counts half in an item's frequency"

@@ -53,9 +53,9 @@ _DEFAULT_GRID: tuple[Overrides, ...] = (
 )
 _STREAM_GRID: tuple[Overrides, ...] = (
     (),
-    ("learning.rehearsal_ratio=0",),
-    ("learning.rehearsal_ratio=8",),
-    ("learning.rehearsal_ratio=12",),
+    ("learning.rehearsal_recent_share=1",),
+    ("learning.rehearsal_ratio=8", "learning.rehearsal_recent_share=0.25"),
+    ("learning.rehearsal_ratio=12", "learning.rehearsal_recent_share=0.25"),
 )
 _ALS_GRID: tuple[Overrides, ...] = (
     ("als.regularization=100", "als.alpha=100"),

@@ -77,7 +77,7 @@ def add_online_arguments(parser: argparse.ArgumentParser) -> None:
         "--negatives", metavar="A,B,…", help=f"kinds to compare, '' = none (default: {_NAMES_OF_NEGATIVES})"
     )
     parser.add_argument(
-        "--rehearsal", metavar="R1,R2,…", help="ratios to compare, '' = none (default: 0,1,2,4,8)"
+        "--rehearsal", metavar="R1,R2,…", help="ratios to compare, '' = none (default: 0,1,2,3,4,8)"
     )
     parser.add_argument(
         "--jobs", type=int, default=2, help="passes side by side, one thread each (default: 2)"
@@ -92,7 +92,7 @@ def add_online_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick",
         action="store_true",
         help=f"minutes: {_QUICK_WINDOWS} windows, {_QUICK_POINTS} retrainings "
-        "rehearsal 0 and 2, no negatives, unless asked for",
+        "rehearsal 0 and 3, no negatives, unless asked for",
     )
 
 
@@ -137,7 +137,7 @@ def _fill_in(args: argparse.Namespace) -> None:
         "retrain_points": _QUICK_POINTS if quick else 4,
         "epochs": _EPOCHS,
         "negatives": "" if quick else _NAMES_OF_NEGATIVES,
-        "rehearsal": "0,2" if quick else "0,1,2,4,8",
+        "rehearsal": "0,3" if quick else "0,1,2,3,4,8",
     }
     for name, value in defaults.items():
         if getattr(args, name) is None:

@@ -2,15 +2,19 @@
 replay).
 
 Pure. Owns a ring of records. An example is kept as it was at its own time, its user's history and augmented
-vector included, because today's values already hold its answer. Legend: B new examples, X ratio, P capacity.
+vector included, because today's values already hold its answer. Legend: B new examples, X drawn for each of
+them, R of these by age.
 """
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 
+from feature_store.configuration import LearningSettings
 from feature_store.errors import StoreMismatchError
-from feature_store.hashing import Purpose, draw_below, event_keys
+from feature_store.hashing import Purpose, draw_below, draw_uniform, event_keys
 from stream_trainer.examples import Examples, ExampleWidths
 
 
@@ -48,11 +52,20 @@ class Rehearsal:
     def __len__(self) -> int:
         return min(self.num_added, self._capacity)
 
-    def draw(self, seed: int, new: Examples, ratio: int) -> Examples:
-        """Draw B × X examples among those already added, each by a hash of the new example it accompanies."""
-        count = ratio if len(self) else 0
-        keys_B = event_keys(seed, Purpose.REHEARSAL, new.records["partition"], new.records["offset"])
-        places = draw_below(keys_B, count, len(self)).reshape(-1)
+    def draw(self, learning: LearningSettings, new: Examples) -> Examples:
+        """Draw B × X examples among those already added, each by a hash of the new example it accompanies.
+        The first of each X favour the newest (`ages_at`), the others none.
+
+        What comes next is like the newest; what they alone would make forgotten, the others keep.
+        """
+        count = learning.rehearsal_ratio if len(self) else 0
+        recent = math.ceil(count * learning.rehearsal_recent_share)
+        keys_B = event_keys(learning.seed, Purpose.REHEARSAL, new.records["partition"], new.records["offset"])
+        places_BX = draw_below(keys_B, count, len(self))
+        if recent:
+            ages_BR = ages_at(draw_uniform(keys_B, recent), len(self), learning.rehearsal_half_life)
+            places_BX[:, :recent] = (self.num_added - 1 - ages_BR) % self._capacity
+        places = places_BX.reshape(-1)
         return Examples([self._users[place] for place in places.tolist()], self._records[places])
 
     def add(self, new: Examples) -> None:
@@ -70,3 +83,15 @@ class Rehearsal:
         start, self._num_stored = max(self._num_stored, self.num_added - self._capacity), self.num_added
         places = [n % self._capacity for n in range(start, self.num_added)]
         return [(p.to_bytes(4, "big"), self._records[p].tobytes() + self._users[p].encode()) for p in places]
+
+
+def ages_at(uniform: npt.NDArray[np.float32], size: int, half_life: float) -> npt.NDArray[np.int64]:
+    """Turn uniform draws in [0, 1) into ages from 0 to `size` - 1, half as likely for each `half_life` more:
+    the inverse of 1 - 2^(-age / half_life), cut off at `size`.
+
+    >>> ages_at(np.array([0, 0.51, 0.76, 0.9], np.float32), 1000, 10.0).tolist()
+    [0, 10, 20, 33]
+    """
+    mean = half_life / np.log(2)
+    ages: npt.NDArray[np.float64] = -mean * np.log1p(uniform.astype(np.float64) * np.expm1(-size / mean))
+    return np.minimum(ages, size - 1).astype(np.int64)

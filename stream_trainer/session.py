@@ -152,8 +152,7 @@ class Session:
             return
         if self.prequential.is_due(state.num_steps + 1):
             self.prequential.observe(state.learner, new, state.num_positives)
-        ratio = self._config.learning.rehearsal_ratio
-        rehearsed = state.rehearsal.draw(self._config.learning.seed, new, ratio)
+        rehearsed = state.rehearsal.draw(self._config.learning, new)
         examples = Examples.concatenate([new, rehearsed])
         parts = state.learner.step(examples, len(new), state.num_positives)
         state.rehearsal.add(new)

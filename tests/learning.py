@@ -114,7 +114,7 @@ class World:
             table.begin_batch()
         new = fold_users(self.tables.user, ops, self.widths)
         learning = self.config.learning
-        rehearsed = self.rehearsal.draw(learning.seed, new, learning.rehearsal_ratio)
+        rehearsed = self.rehearsal.draw(learning, new)
         return Examples.concatenate([new, rehearsed]), len(new)
 
     def learn(self, ops: Sequence[UserOp]) -> dict[str, float]:
