@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from feature_store.errors import SettingsError
 from simulators.compare_figures import (
+    By,
     Json,
     Measured,
     Pair,
-    by_category,
+    by_group,
     compared,
     compared_over_samples,
 )
@@ -62,7 +63,7 @@ class Options(NamedTuple):
     num_samples: int = 0
     sample_share: float = SAMPLE_SHARE
     sweep: str | None = None
-    by_category: bool = False
+    by: By | None = None
     times: Times | None = None
     asked: Overrides = ()
     tune: bool = True
@@ -72,9 +73,9 @@ class Options(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What the result is about: table, bootstrap, sweep or categories."""
-        if self.by_category:
-            return "categories"
+        """What the result is about: table, bootstrap, sweep or groups."""
+        if self.by:
+            return "groups"
         return "sweep" if self.sweep else "bootstrap" if self.num_samples else "table"
 
     @property
@@ -136,15 +137,18 @@ def compare(dataset: Dataset, options: Options, trials: Trials) -> Json:
         result |= compared(measured, helds[0], pairs, options.num_resamples, _RESAMPLING_SEED)
     if sweep is not None:
         result["sweep"] = sweep._asdict()
-    if options.by_category and len(measured) == 2:
+    if options.by and len(measured) == 2:
         first, second = measured
-        result["categories"] = by_category(first, second, helds[0], options.num_resamples, _RESAMPLING_SEED)
+        result["by"] = options.by
+        result["groups"] = by_group(
+            first, second, helds[0], options.by, options.num_resamples, _RESAMPLING_SEED
+        )
     return result
 
 
 def _check(options: Options) -> None:
-    if options.by_category and (options.sweep or options.num_samples):
-        raise SettingsError("--by category goes with neither --sweep nor --bootstrap")
+    if options.by and (options.sweep or options.num_samples):
+        raise SettingsError(f"--by {options.by} goes with neither --sweep nor --bootstrap")
     if options.num_samples and options.times:
         raise SettingsError("--bootstrap leaves each user's last review out; it cannot split by time")
     if (
@@ -156,12 +160,12 @@ def _check(options: Options) -> None:
         )
     if not 0 < options.sample_share <= 1:
         raise SettingsError(f"--sample-share is {options.sample_share}; it is above 0 and at most 1")
-    if options.by_category and options.models and len(pick(options.models, ())) != 2:
-        raise SettingsError("--by category compares two contenders: --models first,second")
+    if options.by and options.models and len(pick(options.models, ())) != 2:
+        raise SettingsError(f"--by {options.by} compares two contenders: --models first,second")
 
 
 def _usual(options: Options) -> Sequence[str]:
-    if options.by_category or options.num_samples:
+    if options.by or options.num_samples:
         return ("dat", "dat_without_cal")
     return ("dat",) if options.sweep else tuple(CONTENDERS)
 

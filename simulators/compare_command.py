@@ -60,7 +60,11 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     kinds.add_argument(
         "--sweep", metavar="KEY=V1,V2,…", help="a setting and its values, e.g. augmented_dim=0,32"
     )
-    kinds.add_argument("--by", choices=("category",), help="figures by the held-out item's category")
+    kinds.add_argument(
+        "--by",
+        choices=("category", "history"),
+        help="figures by the held-out item's category, or by how many reviews of the user were learned",
+    )
     tuning = parser.add_argument_group("tuning, on what comes before the test")
     tuning.add_argument("--no-tuning", action="store_true", help="every contender with its own settings")
     tuning.add_argument(
@@ -123,7 +127,7 @@ def _options(args: argparse.Namespace) -> Options:
         num_samples=args.bootstrap,
         sample_share=args.sample_share,
         sweep=args.sweep,
-        by_category=args.by is not None,
+        by=args.by,
         times=None if times[0] is None else Times(*times),
         asked=tuple(args.overrides),
         tune=not args.no_tuning,
@@ -138,8 +142,8 @@ def _stem(options: Options) -> str:
     parts = ["compare"]
     if options.sweep:
         parts += ["sweep", options.sweep.partition("=")[0]]
-    if options.by_category:
-        parts.append("by-category")
+    if options.by:
+        parts.append(f"by-{options.by}")
     if options.num_samples:
         parts.append("bootstrap")
     return "-".join([*parts, "quick"] if options.quick else parts)

@@ -1,10 +1,10 @@
-"""From the ranks of a comparison to its result: figures, intervals, differences, categories.
+"""From the ranks of a comparison to its result: figures, intervals, differences, groups.
 
 Pure. Owns the shape of `compare.json`. Legend: S seeds, Q held-out reviews.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ from simulators.statistics import (
 from simulators.trials import TrialResult
 
 Json = dict[str, Any]
+By = Literal["category", "history"]
+_HISTORIES = (4, 8, 16)  # most reviews of a user in each group but the last
 NO_CATEGORY = "(no category)"
 _FEW_USERS = 20  # a bootstrap of fewer says little: no interval is better than a wrong one
 
@@ -93,36 +95,68 @@ def compared_over_samples(
     return _assemble(measured, per_sample, parts, pairs, num_resamples, seed)
 
 
-def by_category(first: Measured, second: Measured, held: Held, num_resamples: int, seed: int) -> list[Json]:
-    """Return both rows' figures by the held-out item's category, most training reviews first.
+class _Group(NamedTuple):
+    """Held-out reviews that are measured apart, and how much was learned of what they have in common."""
 
-    Categories with fewer training reviews than the median one are "small"; after the single ones come all
-    small and all other categories, pooled. Intervals are of first − second, over that category's users.
+    name: str
+    small: bool
+    pooled: bool
+    mask_Q: npt.NDArray[np.bool_]
+    num_train: int
+
+
+def by_group(
+    first: Measured, second: Measured, held: Held, by: By, num_resamples: int, seed: int
+) -> list[Json]:
+    """Return both rows' figures by the held-out item's category, most training reviews first, or by how many
+    reviews of the user were learned, fewest first. Intervals are of first − second, over a group's users.
     """
-    categories, category_Q, num_train = _categories(held)
-    small = num_train < np.median(num_train)
-    groups: list[tuple[str, bool, npt.NDArray[np.bool_], int]] = [
-        (categories[number], bool(small[number]), category_Q == number, int(num_train[number]))
-        for number in np.argsort(-num_train, kind="stable").tolist()
-    ]
-    groups += [
-        ("all small categories", True, small[category_Q], int(num_train[small].sum())),
-        ("all other categories", False, ~small[category_Q], int(num_train[~small].sum())),
-    ]
     result = []
-    for place, (name, is_small, mask_Q, num_reviews) in enumerate(groups):
-        users_Q = held.test.reviews.users[mask_Q]
+    for group in _by_category(held) if by == "category" else _by_history(held):
+        users_Q = held.test.reviews.users[group.mask_Q]
         entry: Json = {
-            "category": name,
-            "small": is_small,
-            "pooled": place >= len(categories),
-            "num_train": num_reviews,
+            "group": group.name,
+            "small": group.small,
+            "pooled": group.pooled,
+            "num_train": group.num_train,
             "num_test_users": len(np.unique(users_Q)),
         }
         if len(users_Q):
-            entry |= _group(first, second, mask_Q, users_Q, num_resamples, seed)
+            entry |= _group(first, second, group.mask_Q, users_Q, num_resamples, seed)
         result.append(entry)
     return result
+
+
+def _by_category(held: Held) -> list[_Group]:
+    """Categories with fewer training reviews than the median one are "small"; after the single ones come all
+    small and all other categories, pooled.
+    """
+    categories, category_Q, num_train = _categories(held)
+    small = num_train < np.median(num_train)
+    return [
+        *(
+            _Group(
+                categories[number], bool(small[number]), False, category_Q == number, int(num_train[number])
+            )
+            for number in np.argsort(-num_train, kind="stable").tolist()
+        ),
+        _Group("all small categories", True, True, small[category_Q], int(num_train[small].sum())),
+        _Group("all other categories", False, True, ~small[category_Q], int(num_train[~small].sum())),
+    ]
+
+
+def _by_history(held: Held) -> list[_Group]:
+    num_of_user = np.bincount(held.train.reviews.users, minlength=len(held.train.reviews.user_ids))
+    num_Q = num_of_user[held.test.reviews.users]
+    most = int(num_of_user.max())
+    groups, low = [], 0
+    for high in (*(high for high in _HISTORIES if high < most), most):
+        name = f"{low} to {high} reviews" if low else f"up to {high} reviews"
+        of_group = (num_of_user >= low) & (num_of_user <= high)
+        mask_Q = (num_Q >= low) & (num_Q <= high)
+        groups.append(_Group(name, False, False, mask_Q, int(num_of_user[of_group].sum())))
+        low = high + 1
+    return groups
 
 
 def _group(

@@ -1,4 +1,4 @@
-"""A comparison's result as pictures: bars, differences, the curve of a sweep, categories.
+"""A comparison's result as pictures: bars, differences, the curve of a sweep, groups.
 
 Owns how they look; figures come in, nothing is measured here.
 """
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 _INK, _SECOND, _FAINT = "#1f6fb2", "#d1663a", "#9aa7b4"
 _COLOURS = (_INK, _SECOND, "#3d8f5f", "#7a5aa6", "#b8922f")
 _SHOWN = (("hr@50", "HR@50"), ("mrr10", "MRR × 10"))
-_LARGEST = 12  # categories drawn one by one; the others are in the tables
+_LARGEST = 12  # groups drawn one by one; the others are in the tables
 
 
 def draw(result: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
@@ -29,8 +29,8 @@ def draw(result: Mapping[str, Any], folder: Path, stem: str) -> list[Path]:
             drawn.append(("", _bars(result)))
             if any(not pair["asked"] for pair in result["differences"]):
                 drawn.append(("-differences", _differences(result)))
-        if result.get("categories"):
-            drawn.append(("-categories", _categories(result)))
+        if result.get("groups"):
+            drawn.append(("-groups", _groups(result)))
         paths = []
         for suffix, figure in drawn:
             paths.append(folder / f"{stem}{suffix}.png")
@@ -107,25 +107,27 @@ def _sweep(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _categories(result: Mapping[str, Any]) -> Figure:
-    entries = [entry for entry in result["categories"] if entry.get("figures")]
+def _groups(result: Mapping[str, Any]) -> Figure:
+    entries = [entry for entry in result["groups"] if entry.get("figures")]
     single = [entry for entry in entries if not entry["pooled"]]
     large = [entry for entry in single if not entry["small"]][:_LARGEST]
     shown = [*large, *(entry for entry in entries if entry["pooled"])][::-1]
     num_pooled = len(shown) - len(large)
-    figure, panels = _panels(1.8 + 0.5 * len(shown), f"{result['data']}: by category of the held-out item")
+    by = {"category": "category of the held-out item", "history": "reviews of the user that were learned"}
+    figure, panels = _panels(1.8 + 0.5 * len(shown), f"{result['data']}: by {by[result['by']]}")
     height = 0.38
     for axes, (metric, title) in zip(panels, _SHOWN, strict=True):
         for number, row in enumerate(result["rows"]):
             y = [place + (0.5 - number) * height for place in range(len(shown))]
             x = [entry["figures"][row["name"]][metric] for entry in shown]
             axes.barh(y, x, height=height, color=_COLOURS[number], label=row["title"])
-        axes.axhline(num_pooled - 0.5, color="#33404d", linewidth=1)
+        if num_pooled:
+            axes.axhline(num_pooled - 0.5, color="#33404d", linewidth=1)
         axes.set(title=title)
         axes.grid(axis="x", alpha=0.25)
         axes.set_axisbelow(True)
         labels = [
-            f"{entry['category']}\n{entry['num_train']:,} learned, {entry['num_test_users']:,} users"
+            f"{entry['group']}\n{entry['num_train']:,} learned, {entry['num_test_users']:,} users"
             for entry in shown
         ]
         _label_rows(axes, labels, shown=axes is panels[0])

@@ -33,7 +33,7 @@ def grids(result: Mapping[str, Any], published: bool = True, every_category: boo
         _figures(result, published),
         _differences(result),
         _questions(result),
-        _categories(result, every_category),
+        _groups(result, every_category),
         _costs(result),
         _failures(result),
     ]
@@ -163,24 +163,26 @@ def _questions(result: Mapping[str, Any]) -> Grid:
     return Grid("Pairs", header, body)
 
 
-def _categories(result: Mapping[str, Any], every: bool) -> Grid:
+def _groups(result: Mapping[str, Any], every: bool) -> Grid:
     titles = {row["name"]: row["title"] for row in result["rows"]}
     both = " − ".join(titles.values())
-    header = ["Category", "small", "training reviews", "test users"]
+    by_category = result.get("by") == "category"
+    header = ["Category" if by_category else "Reviews of the user", "small", "training reviews", "test users"]
     header += [f"{title}: {metric}" for metric in ("HR@50", "MRR × 10") for title in titles.values()]
     header += [f"{metric}: {both}" for metric in ("HR@50", "MRR × 10")]
     body = []
-    for entry in result.get("categories", ()):
+    for entry in result.get("groups", ()):
         if entry["small"] and not entry["pooled"] and not every:
             continue
-        line = [entry["category"], "yes" if entry["small"] else "", f"{entry['num_train']:,}"]
+        line = [entry["group"], "yes" if entry["small"] else "", f"{entry['num_train']:,}"]
         line.append(f"{entry['num_test_users']:,}")
         figures, found = entry.get("figures"), entry.get("differences")
         for metric in ("hr@50", "mrr10"):
             line += [f"{figures[name][metric]:.4f}" if figures else "–" for name in titles]
         line += [_interval(found[metric]) if found else "–" for metric in ("hr@50", "mrr10")]
         body.append(line)
-    return Grid("By category of the held-out item", header, body)
+    title = "By category of the held-out item" if by_category else "By reviews of the user that were learned"
+    return Grid(title, header, body)
 
 
 def _costs(result: Mapping[str, Any]) -> Grid:

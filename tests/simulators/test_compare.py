@@ -208,31 +208,40 @@ def test_a_sweep_compares_every_value_with_the_first(dataset: Dataset, tmp_path:
     assert "first value" in markdown(result)
 
 
+def test_users_of_few_reviews_stand_apart_from_those_of_many(dataset: Dataset, tmp_path: Path) -> None:
+    options = Options("dat,youtube_dnn", by="history", num_seeds=2, tune=False)
+    result = compare(dataset, options, trials_in(tmp_path / "trials", known_ranks))
+    learned = Counter(hold_out(dataset, None, None).train.reviews.users.tolist())
+    for entry in result["groups"]:
+        low, high = map(int, ["0", *re.findall(r"\d+", entry["group"])][-2:])
+        members = [num for num in learned.values() if low <= num <= high]
+        assert (entry["num_test_users"], entry["num_train"]) == (len(members), sum(members))
+    assert sum(entry["num_train"] for entry in result["groups"]) == learned.total()
+    assert "By reviews of the user that were learned" in markdown(result)
+
+
 def test_categories_add_up_and_small_ones_stand_apart(dataset: Dataset, tmp_path: Path) -> None:
-    options = Options(by_category=True, num_seeds=2, tune=False)
+    options = Options(by="category", num_seeds=2, tune=False)
     result = compare(dataset, options, trials_in(tmp_path / "trials", known_ranks))
     held = hold_out(dataset, None, None)
-    entries = [entry for entry in result["categories"] if not entry["pooled"]]
+    entries = [entry for entry in result["groups"] if not entry["pooled"]]
     train = Counter(
         held.train.items[held.train.reviews.item_ids[item]].category for item in held.train.reviews.items
     )
-    assert {entry["category"]: entry["num_train"] for entry in entries} == train
-    median = np.median(list(train.values()))
-    assert {entry["category"] for entry in entries if entry["small"]} == {
-        category for category, count in train.items() if count < median
-    }
+    assert {entry["group"]: entry["num_train"] for entry in entries} == train
+    small = {category for category, count in train.items() if count < np.median(list(train.values()))}
+    assert {entry["group"] for entry in entries if entry["small"]} == small
     assert sum(entry["num_test_users"] for entry in entries) == len(held.test.reviews)
-    small, others = (entry for entry in result["categories"] if entry["pooled"])
-    assert small["num_train"] + others["num_train"] == len(held.train.reviews)
-    overall = result["rows"][0]["figures"]["hr@10"]["mean"]
-    weighted = sum(
-        entry["figures"]["dat"]["hr@10"] * entry["num_test_users"] for entry in entries if "figures" in entry
-    )
-    assert weighted / len(held.test.reviews) == pytest.approx(overall)
-    hits = others["differences"]["hr@10"]
-    assert hits["low"] <= hits["difference"] <= hits["high"]
+    few, others = (entry for entry in result["groups"] if entry["pooled"])
+    assert few["num_train"] + others["num_train"] == len(held.train.reviews)
+    measured = [entry for entry in entries if "figures" in entry]
+    overall = len(held.test.reviews) * result["rows"][0]["figures"]["hr@10"]["mean"]
+    hits = sum(entry["figures"]["dat"]["hr@10"] * entry["num_test_users"] for entry in measured)
+    assert hits == pytest.approx(overall)
+    found = others["differences"]["hr@10"]
+    assert found["low"] <= found["difference"] <= found["high"]
     assert "all small categories" in markdown(result)
-    assert "compare-categories.png" in [path.name for path in draw(result, tmp_path, "compare")]
+    assert "compare-groups.png" in [path.name for path in draw(result, tmp_path, "compare")]
 
 
 def test_a_bootstrap_runs_once_on_each_sample_and_counts_samples(dataset: Dataset, tmp_path: Path) -> None:
@@ -274,8 +283,8 @@ def test_what_is_written_can_be_read(dataset: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (Options("dat", by_category=True), "two contenders"),
-        (Options(by_category=True, sweep="dropout=0,0.1"), "neither"),
+        (Options("dat", by="category"), "two contenders"),
+        (Options(by="category", sweep="dropout=0,0.1"), "neither"),
         (Options(num_samples=2, sample_share=2.0), "sample-share"),
         (Options(num_seeds=0), "at least 1"),
         (Options("random", against="dat"), "not among the models"),
