@@ -25,8 +25,7 @@ from simulators.evaluate import Held, figures_of, hold_out
 from simulators.synthetic import generate
 from simulators.trials import Trial, TrialResult
 
-THREE = "dat,wals,random"
-BUDGET = len(CONTENDERS["dat"].grid)
+THREE, BUDGET = "dat,wals,random", len(CONTENDERS["dat"].grid)
 
 
 @pytest.fixture(scope="module")
