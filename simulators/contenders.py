@@ -53,7 +53,7 @@ _DEFAULT_GRID: tuple[Overrides, ...] = (
 )
 _STREAM_GRID: tuple[Overrides, ...] = (
     (),
-    ("learning.rehearsal_recent_share=1",),
+    ("learning.rehearsal_ratio=0",),
     ("learning.rehearsal_ratio=8", "learning.rehearsal_recent_share=0.25"),
     ("learning.rehearsal_ratio=12", "learning.rehearsal_recent_share=0.25"),
 )
