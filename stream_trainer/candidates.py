@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stream_trainer.models.loops import inner_products
+from stream_trainer.models.loops import are_negatives, inner_products
 
 I64 = npt.NDArray[np.int64]
 
@@ -84,18 +84,13 @@ def score(
 
     A negative that is the positive itself does not count, nor does a place that is empty.
     """
-    positive_B1 = candidates.positive_B.view(-1, 1)
-    own_BX = torch.cat([positive_B1, candidates.own_BX], dim=1)
-    # Places of each kind beside its scores; where all queries share them, they are one row.
-    parts = [(own_BX, inner_products(users_BD, items_TD, own_BX))]
-    if len(candidates.shared_M):
-        shared_M = candidates.shared_M
-        parts.append((shared_M.view(1, -1), users_BD @ items_TD.index_select(0, shared_M).T))
-    if in_batch:
-        positive_BD = items_TD.index_select(0, candidates.positive_B)
-        parts.append((candidates.positive_B.view(1, -1), users_BD @ positive_BD.T))
+    positive_B = candidates.positive_B
+    own_BX = torch.cat([positive_B.view(-1, 1), candidates.own_BX], dim=1)
+    shared_M = torch.cat([candidates.shared_M, positive_B]) if in_batch else candidates.shared_M
+    scores_BJ = inner_products(users_BD, items_TD, own_BX, shared_M)
     if log_expected_T is not None:
-        parts = [(places, scores - log_expected_T[places.clamp(min=0)]) for places, scores in parts]
-    valid = [(places != positive_B1) & (places >= 0) for places, _ in parts]
-    valid[0][:, 0] = True
-    return torch.cat([scores for _, scores in parts], dim=1), torch.cat(valid, dim=1)
+        of_own_BX, of_shared_M = log_expected_T[own_BX.clamp(min=0)], log_expected_T[shared_M]
+        scores_BJ = scores_BJ - torch.cat([of_own_BX, of_shared_M.expand(len(own_BX), -1)], dim=1)
+    valid_BJ = are_negatives(positive_B, own_BX, shared_M)
+    valid_BJ[:, 0] = True
+    return scores_BJ, valid_BJ

@@ -66,11 +66,14 @@ def test_pooling_without_any_value_is_zero() -> None:
     assert pool_values(none, torch.full((2, 3), -1), [1, 2]).tolist() == [[0.0] * 6] * 2
 
 
-def test_inner_products_are_those_of_each_pair() -> None:
+@pytest.mark.parametrize("num_shared", [0, 1, 6])
+def test_inner_products_are_those_of_each_pair(num_shared: int) -> None:
     users, items = draw(3, 4), draw(5, 4)
-    places = torch.tensor([[0, 4, 4, -1], [2, -1, 0, 1], [4, 0, 3, 2]])
-    ours = inner_products(users, items, places)
-    theirs = torch.einsum("bd,bxd->bx", users, items[places.clamp(min=0)]) * (places >= 0)
+    own = torch.tensor([[0, 4, 4, -1], [2, -1, 0, 1], [4, 0, 3, 2]])
+    shared = torch.tensor([1, 4, 1, 0, 2, 4][:num_shared], dtype=torch.int64)
+    ours = inner_products(users, items, own, shared)
+    theirs = torch.einsum("bd,bxd->bx", users, items[own.clamp(min=0)]) * (own >= 0)
+    theirs = torch.cat([theirs, users @ items[shared].T], dim=1)
     same([ours, *gradients(ours, users, items)], [theirs, *gradients(theirs, users, items)])
 
 
