@@ -35,6 +35,7 @@ def test_units_are_well_formed(unit: Path) -> None:
     classes = [each for _, each in inspect.getmembers(errors, inspect.isclass)]
     codes = {each.exit_code for each in classes if issubclass(each, errors.DualstreamError)}
     assert {int(code) for code in service["RestartPreventExitStatus"].split()} <= codes
+    assert service["Environment"] == f"NUMBA_CACHE_DIR=/var/cache/{service['CacheDirectory']}"
     former = {path.name for path in UNITS} | {"network-online.target"}
     assert set(parser["Unit"]["After"].split()) <= former
 
