@@ -1,7 +1,6 @@
 """Rows of a batch, gathered once, as the tensors that the towers take; and moved once after learning.
 
-Owns the way from slots to `ItemInputs`. Legend: n rows gathered, E learned floats, W row width, T items in
-the tower.
+Owns the way from slots to `ItemInputs`. Legend: n rows gathered, W row width, T items in the tower.
 """
 
 import numpy as np

@@ -36,6 +36,7 @@ def pool_values(embedding_VK: Tensor, values_BC: Tensor, counts: Sequence[int]) 
     `values_BC` holds rows of `embedding_VK`, -1 where there is none; `counts` says how many of the C columns
     belong to each feature.
     """
+    _check_places(values_BC, len(embedding_VK))
     pooled: Tensor = _PoolValues.apply(embedding_VK, values_BC.numpy(), np.array(counts, np.int64))
     return pooled
 
@@ -48,6 +49,7 @@ def inner_products(users_BD: Tensor, items_TD: Tensor, own_BX: Tensor, shared_M:
     >>> inner_products(users, items, torch.tensor([[1, -1]]), torch.tensor([0])).tolist()
     [[17.0, 0.0, 11.0]]
     """
+    _check_places(own_BX, len(items_TD))
     products: Tensor = _InnerProducts.apply(users_BD, items_TD, own_BX.numpy(), shared_M)
     return products
 
@@ -125,6 +127,11 @@ class _InnerProducts(torch.autograd.Function):
         arrays = (_array(users_BD), _array(items_TD), ctx.own_BX, _array(gradient_BJ))
         _multiply_back(*arrays, moved_BD.numpy(), moved_TD.numpy())
         return moved_BD, moved_TD, None, None
+
+
+def _check_places(places: Tensor, size: int) -> None:
+    """Compiled loops look where they are told to: beyond the end, too."""
+    assert not places.numel() or int(places.max()) < size, f"place {int(places.max())} of {size}"
 
 
 def _array(x: Tensor) -> F32:

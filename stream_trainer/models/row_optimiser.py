@@ -29,8 +29,9 @@ def update_rows(
     layout's order, optimiser state included.
     """
     assert [gradient.shape for gradient in gradients] == [(len(slots_n), f.width) for f in layout.learned]
-    if not gradients:
+    if not gradients or not len(slots_n):
         return
+    assert 0 <= slots_n.min() <= slots_n.max() < len(rows_RW), "a slot outside of the table"
     start, given = layout.num_values, tuple(np.ascontiguousarray(gradient) for gradient in gradients)
     if layout.optimiser == "adagrad":
         _adagrad(rows_RW, slots_n, given, np.float32(learning_rate))

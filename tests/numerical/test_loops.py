@@ -82,6 +82,13 @@ def test_other_types_than_float32_are_refused() -> None:
         unit_length(torch.ones(2, 3, dtype=torch.float64))
 
 
+def test_places_beyond_the_end_are_refused() -> None:
+    with pytest.raises(AssertionError, match="place 2 of 2"):
+        pool_values(torch.ones(2, 3), torch.tensor([[2]]), [1])
+    with pytest.raises(AssertionError, match="place 2 of 2"):
+        inner_products(torch.ones(1, 3), torch.ones(2, 3), torch.tensor([[2]]), torch.zeros(0).long())
+
+
 def test_without_a_folder_to_keep_it_in_a_loop_is_compiled_all_the_same() -> None:
     from_nowhere: dict[str, object] = {}
     exec("def twice(x):\n    return 2 * x", from_nowhere)  # no file: nothing to stand beside
