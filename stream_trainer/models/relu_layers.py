@@ -18,6 +18,7 @@ from stream_trainer.models.compiled import compiled
 # oneDNN compiles its products in bfloat16 anew for each number of rows, which takes several times as long as
 # they do, and batches differ in how many distinct items they have: rows of zeros fill up to a multiple.
 _ROWS_MULTIPLE = 256
+_LAST_NAN = -127  # a NaN with a sign in bfloat16, as an integer; below it are minus infinity and the numbers
 
 
 def relu_layers(z: Tensor, layers: Iterable[nn.Module], last_relu: bool) -> Tensor:
@@ -38,7 +39,7 @@ class _ReluLayers(torch.autograd.Function):
             for number, (weight_OI, bias_O) in enumerate(zip(weights, biases, strict=True), start=1):
                 kept.append(torch.addmm(bias_O, kept[-1], weight_OI.T))
                 if number < len(weights) or last_relu:
-                    _cut_off(_flat(kept[-1]))
+                    _cut_off(_flat(kept[-1]), _LAST_NAN if dtype == torch.bfloat16 else 0)
         ctx.last_relu = last_relu
         ctx.save_for_backward(*weights, *kept)
         return kept[-1][: len(z_BZ)]
@@ -80,10 +81,11 @@ def _flat(x: Tensor) -> npt.NDArray[np.number]:
 
 
 @compiled
-def _cut_off(flat: npt.NDArray[np.number]) -> None:
-    """ReLU in place."""
+def _cut_off(flat: npt.NDArray[np.number], limit: int) -> None:
+    """ReLU in place: what is below the limit becomes 0. NaN stays, so that it is seen."""
     for i in range(len(flat)):
-        flat[i] = max(flat[i], flat.dtype.type(0))
+        if flat[i] < limit:
+            flat[i] = 0
 
 
 @compiled

@@ -65,3 +65,17 @@ def test_under_autocast_it_computes_in_bfloat16_and_gradients_come_back_in_float
         assert one.shape == other.shape
         torch.testing.assert_close(one, other, rtol=0.03, atol=0.03)
     assert {gradient.dtype for gradient in ours[1:]} == {torch.float32}
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_no_number_is_not_cut_off(sign: float, dtype: torch.dtype) -> None:
+    """A NaN that became 0 would leave constant embeddings, and nobody would know why."""
+    z, layers = make((3, 6))
+    with torch.no_grad():
+        layers[0].bias[0] = torch.copysign(torch.tensor(float("nan")), torch.tensor(sign))
+        layers[0].bias[1] = -float("inf")
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        ours, theirs = relu_layers(z, layers, False), chain(z, layers, False)
+    assert theirs.isnan().all()
+    assert ours.isnan().all()
