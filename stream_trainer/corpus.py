@@ -4,7 +4,7 @@ Pure. Owns the list of item numbers in it, in an order that is a function of the
 deleted one's place is taken by the last), because negatives are drawn by place.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,13 @@ class Corpus:
 
     def __init__(self, stored: Iterable[tuple[bytes, bytes]] = ()) -> None:
         """Start empty, or from what `take_changes` gave."""
-        self._place_of: dict[int, int] = {
-            int.from_bytes(key, "big"): int.from_bytes(value, "big", signed=True) for key, value in stored
-        }
-        live = sorted((place, number) for number, place in self._place_of.items() if place >= 0)
+        places = [
+            (int.from_bytes(value, "big", signed=True), int.from_bytes(key, "big")) for key, value in stored
+        ]
+        self._place_of = np.full(max((number for _, number in places), default=0) + 1, _NEVER_SEEN)
+        for place, number in places:
+            self._place_of[number] = place
+        live = sorted((place, number) for place, number in places if place >= 0)
         assert [place for place, _ in live] == list(range(len(live))), "places of the corpus have gaps"
         self._numbers = np.zeros(max(1024, 2 * len(live)), np.int64)
         self._numbers[: len(live)] = [number for _, number in live]
@@ -31,7 +34,7 @@ class Corpus:
         return self._size
 
     def __contains__(self, number: int) -> bool:
-        return self._place_of.get(number, _NEVER_SEEN) >= 0
+        return self._place(number) >= 0
 
     @property
     def numbers(self) -> npt.NDArray[np.int64]:
@@ -48,17 +51,18 @@ class Corpus:
         self._numbers[self._size] = number
         self._size += 1
 
-    def add_seen(self, numbers: Iterable[int]) -> None:
+    def add_seen(self, numbers: Sequence[int]) -> None:
         """Put items in that were clicked without an upsert, unless they were deleted: a late click must not
         revive one.
         """
-        known = self._place_of
-        for number in [number for number in numbers if number not in known]:
+        numbers_n = np.array(numbers, np.int64)
+        self._make_room(int(numbers_n.max(initial=0)))
+        for number in numbers_n[self._place_of[numbers_n] == _NEVER_SEEN].tolist():
             self.add(number)
 
     def remove(self, number: int) -> None:
         """Take an item out at once. An unknown item is remembered as deleted."""
-        place = self._place_of.get(number, _NEVER_SEEN)
+        place = self._place(number)
         self._set(number, _DELETED)
         if place < 0:
             return
@@ -71,8 +75,20 @@ class Corpus:
     def take_changes(self) -> list[tuple[bytes, bytes]]:
         """Return what changed since the last call, for the commit."""
         changed, self._changed = sorted(self._changed), set()
-        return [(n.to_bytes(4, "big"), self._place_of[n].to_bytes(4, "big", signed=True)) for n in changed]
+        places = self._place_of[np.array(changed, np.int64)].tolist()
+        return [
+            (number.to_bytes(4, "big"), place.to_bytes(4, "big", signed=True))
+            for number, place in zip(changed, places, strict=True)
+        ]
+
+    def _place(self, number: int) -> int:
+        return int(self._place_of[number]) if number < len(self._place_of) else _NEVER_SEEN
+
+    def _make_room(self, number: int) -> None:
+        if number >= len(self._place_of):
+            self._place_of = np.append(self._place_of, np.full(number + 1, _NEVER_SEEN))
 
     def _set(self, number: int, place: int) -> None:
+        self._make_room(number)
         self._place_of[number] = place
         self._changed.add(number)

@@ -104,27 +104,38 @@ def skip_records(
 ) -> tuple[int, int]:
     """Return how many complete records lie from `position` on, up to `max_records`, and where they end.
 
-    Reads frame headers only, unless `check_bodies`: what a writer appends to must be sound.
+    Reads lengths and offsets, and checks the headers before and after the place where that stops: a damaged
+    length leads to where no record is. With `check_bodies` all is checked: what a writer appends to must be
+    sound.
 
     Raises:
         FrameError: a record is damaged.
     """
-    num_records = 0
-    view = memoryview(chunk)
-    while position + _FRAME.size <= len(chunk) and num_records < max_records:
-        body_bytes, body_crc, found = _CHECKED.unpack_from(chunk, position)
-        (head_crc,) = _CRC.unpack_from(chunk, position + _CHECKED.size)
-        body = position + _HEAD_BYTES
-        if zlib.crc32(view[position : position + _CHECKED.size]) != head_crc or found != offset:
-            _refuse(chunk, position, offset)
-        if body + body_bytes > len(chunk):
+    unpack, num_bytes, last = _CHECKED.unpack_from, len(chunk), position
+    last_start, first_offset, end_offset = num_bytes - _FRAME.size, offset, offset + max_records
+    while position <= last_start and offset < end_offset:
+        body_bytes, body_crc, found = unpack(chunk, position)
+        end = position + _HEAD_BYTES + body_bytes
+        if found != offset or end > num_bytes:
             break
-        if check_bodies and zlib.crc32(view[body : body + body_bytes]) != body_crc:
-            _refuse(chunk, position, offset)
-        position = body + body_bytes
+        if check_bodies:
+            _check_head(chunk, position, offset)
+            if zlib.crc32(memoryview(chunk)[position + _HEAD_BYTES : end]) != body_crc:
+                _refuse(chunk, position, offset)
+        last, position = position, end
         offset += 1
-        num_records += 1
-    return num_records, position
+    if offset > first_offset:
+        _check_head(chunk, last, offset - 1)
+    if position <= last_start and offset < end_offset:
+        _check_head(chunk, position, offset)
+    return offset - first_offset, position
+
+
+def _check_head(chunk: bytes, position: int, offset: int) -> None:
+    _, _, found = _CHECKED.unpack_from(chunk, position)
+    (head_crc,) = _CRC.unpack_from(chunk, position + _CHECKED.size)
+    if zlib.crc32(chunk[position : position + _CHECKED.size]) != head_crc or found != offset:
+        _refuse(chunk, position, offset)
 
 
 def _refuse(chunk: bytes, position: int, offset: int) -> None:

@@ -2,7 +2,7 @@
 
 Pure. Written out because autograd would go back through the means for nothing: centred rows sum to zero, so
 that part of the gradient is zero.
-Legend: D width, T items, C categories that some item of the batch has.
+Legend: D width, T items, C categories that some item of the batch has, n items that have one, sorted by it.
 """
 
 from typing import Any
@@ -43,8 +43,12 @@ class _Alignment(torch.autograd.Function):
     def forward(ctx: Any, embedding_TD: Tensor, place_T: I64, counts_C: I64) -> Tensor:
         embedding = embedding_TD.detach().contiguous().numpy()
         num, width = len(counts_C), embedding.shape[1]
-        centred_TD, products_CDD = np.zeros_like(embedding), np.zeros((num, width, width), embedding.dtype)
-        _add_products(embedding, place_T, counts_C, centred_TD, products_CDD)
+        short_T = place_T.astype(np.min_scalar_type(-num))  # 16 bits or fewer sort several times as fast
+        order_n = np.argsort(short_T, kind="stable")[np.count_nonzero(place_T < 0) :]
+        centred_nD = embedding.take(order_n, 0)
+        products_CDD = np.zeros((num, width, width), embedding.dtype)
+        _centre(centred_nD, counts_C)
+        _add_products(centred_nD, counts_C, products_CDD)
         per_degree_C11 = (1 / np.maximum(counts_C - 1, 1)).astype(embedding.dtype)[:, None, None]
         covariance_CDD = products_CDD * per_degree_C11
         major = int(np.argmax(counts_C))
@@ -52,7 +56,7 @@ class _Alignment(torch.autograd.Function):
         ctx.weights_CDD = apart_CDD.copy()
         ctx.weights_CDD[major] = -apart_CDD.sum(0)
         ctx.weights_CDD *= 4 * per_degree_C11
-        ctx.centred_TD, ctx.place_T = centred_TD, place_T
+        ctx.centred_nD, ctx.counts_C, ctx.order_n, ctx.shape = centred_nD, counts_C, order_n, embedding.shape
         return torch.tensor(np.square(apart_CDD).sum())
 
     @staticmethod
@@ -61,41 +65,70 @@ class _Alignment(torch.autograd.Function):
         """∂‖A‖²/∂C_i = 2A for each C_i − C_major = A, minus their sum for C_major; ∂/∂X of XᵀX/(n − 1) with
         symmetric weights G is 2XG/(n − 1).
         """
-        moved_TD = np.zeros_like(ctx.centred_TD)
-        _weigh(ctx.centred_TD, ctx.place_T, ctx.weights_CDD, gradient.numpy().item(), moved_TD)
+        moved_TD = np.zeros(ctx.shape, ctx.centred_nD.dtype)
+        factor = gradient.numpy().item()
+        _weigh(ctx.centred_nD, ctx.counts_C, ctx.order_n, ctx.weights_CDD, factor, moved_TD)
         return torch.from_numpy(moved_TD), None, None
 
 
 @compiled
-def _add_products(embedding_TD: F32, place_T: I64, counts_C: I64, centred_TD: F32, products_CDD: F32) -> None:
-    """Take each row's category's mean off it, and add up the outer products of what is left."""
-    width = embedding_TD.shape[1]
-    mean_CD = np.zeros((len(counts_C), width), embedding_TD.dtype)
-    for t in range(len(place_T)):
-        if place_T[t] >= 0:
-            for d in range(width):
-                mean_CD[place_T[t], d] += embedding_TD[t, d]
+def _centre(rows_nD: F32, counts_C: I64) -> None:
+    """Take each category's mean off its rows."""
+    mean_D, start = np.empty(rows_nD.shape[1], rows_nD.dtype), 0
     for c in range(len(counts_C)):
-        for d in range(width):
-            mean_CD[c, d] /= counts_C[c]
-    for t in range(len(place_T)):
-        if place_T[t] >= 0:
-            row_D, products_DD = centred_TD[t], products_CDD[place_T[t]]
-            for d in range(width):
-                row_D[d] = embedding_TD[t, d] - mean_CD[place_T[t], d]
-            for d in range(width):
-                for e in range(width):
-                    products_DD[d, e] += row_D[d] * row_D[e]
+        stop = start + counts_C[c]
+        mean_D[:] = 0
+        for n in range(start, stop):
+            for d in range(len(mean_D)):
+                mean_D[d] += rows_nD[n, d]
+        for d in range(len(mean_D)):
+            mean_D[d] /= counts_C[c]
+        for n in range(start, stop):
+            for d in range(len(mean_D)):
+                rows_nD[n, d] -= mean_D[d]
+        start = stop
 
 
 @compiled
-def _weigh(centred_TD: F32, place_T: I64, weights_CDD: F32, factor: float, moved_TD: F32) -> None:
-    """Multiply each row by its category's matrix."""
-    width = centred_TD.shape[1]
-    for t in range(len(place_T)):
-        if place_T[t] >= 0:
-            weights_DD, moved_D = weights_CDD[place_T[t]], moved_TD[t]
+def _add_products(rows_nD: F32, counts_C: I64, products_CDD: F32) -> None:
+    """Add up each category's outer products; four rows at once, or memory takes longer than the products."""
+    width, start = rows_nD.shape[1], 0
+    for c in range(len(counts_C)):
+        products_DD, stop = products_CDD[c], start + counts_C[c]
+        n = start
+        while n + 4 <= stop:
+            p, q, r, s = rows_nD[n], rows_nD[n + 1], rows_nD[n + 2], rows_nD[n + 3]
             for d in range(width):
-                weight = moved_TD.dtype.type(factor * centred_TD[t, d])
                 for e in range(width):
-                    moved_D[e] += weight * weights_DD[d, e]
+                    products_DD[d, e] += p[d] * p[e] + q[d] * q[e] + r[d] * r[e] + s[d] * s[e]
+            n += 4
+        while n < stop:
+            for d in range(width):
+                for e in range(width):
+                    products_DD[d, e] += rows_nD[n, d] * rows_nD[n, e]
+            n += 1
+        start = stop
+
+
+@compiled
+def _weigh(rows_nD: F32, counts_C: I64, order_n: I64, weights_CDD: F32, factor: float, moved_TD: F32) -> None:
+    """Multiply each row by its category's matrix, into its old place."""
+    width, start = rows_nD.shape[1], 0
+    by = rows_nD.dtype.type(factor)
+    for c in range(len(counts_C)):
+        w_DD, stop = weights_CDD[c], start + counts_C[c]
+        for n in range(start, stop):
+            x_D, moved_D = rows_nD[n], moved_TD[order_n[n]]
+            d = 0
+            while d + 4 <= width:
+                p, q, r, s = by * x_D[d], by * x_D[d + 1], by * x_D[d + 2], by * x_D[d + 3]
+                for e in range(width):
+                    moved_D[e] += (
+                        p * w_DD[d, e] + q * w_DD[d + 1, e] + r * w_DD[d + 2, e] + s * w_DD[d + 3, e]
+                    )
+                d += 4
+            while d < width:
+                for e in range(width):
+                    moved_D[e] += by * x_D[d] * w_DD[d, e]
+                d += 1
+        start = stop

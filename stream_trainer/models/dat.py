@@ -19,7 +19,6 @@ from stream_trainer.models.tower import (
     HistoryWeights,
     NumericLayers,
     Tower,
-    drop,
     feature_parts,
     kept,
     pool_history,
@@ -73,8 +72,7 @@ class Dat(RetrievalModel):
             if residual_TD is not None and weight is not None:
                 residual_TD = residual_TD + weight * self._some(augmented_TA, generator)
         parts += feature_parts(inputs.values_TFK, inputs.numbers_TN, self.item_numeric)
-        z_TZ = drop(torch.cat(parts, dim=1), settings.dropout, generator)
-        return self.item_tower(z_TZ, residual_TD)  # type: ignore[no-any-return]
+        return self.item_tower(parts, residual_TD, generator)  # type: ignore[no-any-return]
 
     def _some(self, augmented_TA: Tensor, generator: np.random.Philox | None) -> Tensor:
         """Leave out whole vectors while training: a_v remembers positives, also those that are rehearsed, so
@@ -92,8 +90,8 @@ class Dat(RetrievalModel):
         given = (inputs.embedding_BK, pooled_BK, inputs.augmented_BA)
         parts = [part for part in given if part is not None]
         parts += feature_parts(inputs.values_BFK, inputs.numbers_BN, self.user_numeric)
-        z_BZ = drop(torch.cat(parts, dim=1), self.settings.dropout, generator)
-        return self.user_tower(z_BZ, pooled_BK if self.settings.residual else None)  # type: ignore[no-any-return]
+        residual_BK = pooled_BK if self.settings.residual else None
+        return self.user_tower(parts, residual_BK, generator)  # type: ignore[no-any-return]
 
     def losses(self, scored: Scored) -> dict[str, Tensor]:
         """Return the weighted parts of the loss; their sum is what is minimised.

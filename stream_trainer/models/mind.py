@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.hashing import Purpose, draw_uniform, event_keys
 from stream_trainer.models.retrieval import History, ItemInputs, RetrievalModel, UserInputs
-from stream_trainer.models.tower import NumericLayers, Tower, drop, feature_parts, unit_length
+from stream_trainer.models.tower import NumericLayers, Tower, feature_parts, unit_length
 
 
 class Mind(RetrievalModel):
@@ -44,8 +44,8 @@ class Mind(RetrievalModel):
         parts = [] if inputs.embedding_BK is None else [inputs.embedding_BK]
         parts += feature_parts(inputs.values_BFK, inputs.numbers_BN, self.user_numeric)
         spread = [part.unsqueeze(1).expand(-1, interests_BIK.shape[1], -1) for part in parts]
-        z_BIZ = drop(torch.cat([interests_BIK, *spread], dim=2), self.settings.dropout, generator)
-        return self.user_tower(z_BIZ, interests_BIK if self.settings.residual else None)  # type: ignore[no-any-return]
+        residual_BIK = interests_BIK if self.settings.residual else None
+        return self.user_tower([interests_BIK, *spread], residual_BIK, generator)  # type: ignore[no-any-return]
 
     def loss_queries(self, users: Tensor, items_TD: Tensor, positive_B: Tensor) -> Tensor:
         """Return each query's interests, weighted by how well they fit its positive (equation 8): (B, D)."""

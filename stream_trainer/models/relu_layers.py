@@ -5,7 +5,8 @@ Under `torch.autocast` all of it computes in that type; sums stay in float32 ins
 rows, Z input width, D output width, I and O widths of one layer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -15,34 +16,48 @@ from torch import Tensor, nn
 
 from stream_trainer.models.compiled import compiled
 
+I16 = npt.NDArray[np.int16]
 # oneDNN compiles its products in bfloat16 anew for each number of rows, which takes several times as long as
 # they do, and batches differ in how many distinct items they have: rows of zeros fill up to a multiple.
 _ROWS_MULTIPLE = 256
 _LAST_NAN = -127  # a NaN with a sign in bfloat16, as an integer; below it are minus infinity and the numbers
 
 
-def relu_layers(z: Tensor, layers: Iterable[nn.Module], last_relu: bool) -> Tensor:
-    """Return h = ReLU(W h + b) through all layers (…, D), the last one without ReLU unless so asked."""
+def relu_layers(
+    parts: Sequence[Tensor], layers: Iterable[nn.Module], last_relu: bool, factor_BZ: Tensor | None = None
+) -> Tensor:
+    """Return h = ReLU(W h + b) through all layers (…, D), the last one without ReLU unless so asked. The
+    first h is the parts (…, ·) side by side, times `factor_BZ` if given.
+    """
     parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
-    z_BZ = z.reshape(-1, z.shape[-1])
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else z.dtype
-    h_BD: Tensor = _ReluLayers.apply(z_BZ, dtype, last_relu, *parameters)
-    return h_BD.view(*z.shape[:-1], h_BD.shape[-1])
+    flat = [part.reshape(-1, part.shape[-1]) for part in parts]
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else flat[0].dtype
+    h_BD: Tensor = _ReluLayers.apply(dtype, last_relu, factor_BZ, len(flat), *flat, *parameters)
+    return h_BD.view(*parts[0].shape[:-1], h_BD.shape[-1])
 
 
 class _ReluLayers(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z_BZ: Tensor, dtype: torch.dtype, last_relu: bool, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        dtype: torch.dtype,
+        last_relu: bool,
+        factor_BZ: Tensor | None,
+        num_parts: int,
+        *parts_and_parameters: Tensor,
+    ) -> Tensor:
+        parts, parameters = parts_and_parameters[:num_parts], parts_and_parameters[num_parts:]
         with torch.autocast("cpu", enabled=False):
             weights, biases = ([p.to(dtype) for p in parameters[start::2]] for start in (0, 1))
-            kept = [_filled_up(z_BZ, dtype)]
+            kept = [_side_by_side(parts, dtype, factor_BZ)]
             for number, (weight_OI, bias_O) in enumerate(zip(weights, biases, strict=True), start=1):
                 kept.append(torch.addmm(bias_O, kept[-1], weight_OI.T))
                 if number < len(weights) or last_relu:
-                    _cut_off(_flat(kept[-1]), _LAST_NAN if dtype == torch.bfloat16 else 0)
-        ctx.last_relu = last_relu
+                    _cut_off(kept[-1])
+        ctx.last_relu, ctx.factor_BZ = last_relu, factor_BZ
+        ctx.spans, ctx.dtype = _spans(parts), parts[0].dtype
         ctx.save_for_backward(*weights, *kept)
-        return kept[-1][: len(z_BZ)]
+        return kept[-1][: len(parts[0])]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -52,18 +67,51 @@ class _ReluLayers(torch.autograd.Function):
         gradient_BO, gradients = _filled_up(gradient_BD, kept[-1].dtype), list[Tensor]()
         if ctx.last_relu:
             gradient_BO = gradient_BO.clone()
-            _cut_off_back(_flat(gradient_BO), _flat(kept[num]))
+            _cut_off_back(gradient_BO, kept[num])
         for number in range(num - 1, -1, -1):
             gradients = [gradient_BO.T @ kept[number], gradient_BO.sum(0), *gradients]
             gradient_BO = gradient_BO @ weights[number]
             if number:  # in place: this gradient is ours alone
-                _cut_off_back(_flat(gradient_BO), _flat(kept[number]))
-        return gradient_BO[: len(gradient_BD)], None, None, *gradients
+                _cut_off_back(gradient_BO, kept[number])
+        to_parts = _apart(gradient_BO[: len(gradient_BD)], ctx.spans, ctx.factor_BZ, ctx.dtype)
+        return None, None, None, None, *to_parts, *gradients
+
+
+def _spans(parts: Sequence[Tensor]) -> list[slice]:
+    """Return the columns of each part where they stand side by side."""
+    ends = [0, *accumulate(part.shape[1] for part in parts)]
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def _side_by_side(parts: Sequence[Tensor], dtype: torch.dtype, factor_BZ: Tensor | None) -> Tensor:
+    """Return the parts (B, ·) as one (B, Z) in this type, times the factor; in bfloat16 rows are appended."""
+    spans, num = _spans(parts), len(parts[0])
+    z_BZ = parts[0].new_empty((num + _num_missing(num, dtype), spans[-1].stop), dtype=dtype)
+    for part, span in zip(parts, spans, strict=True):
+        if factor_BZ is None:
+            z_BZ[:num, span].copy_(part)
+        else:
+            torch.mul(part, factor_BZ[:, span], out=z_BZ[:num, span])
+    z_BZ[num:].zero_()
+    return z_BZ
+
+
+def _apart(
+    gradient_BZ: Tensor, spans: list[slice], factor_BZ: Tensor | None, dtype: torch.dtype
+) -> list[Tensor]:
+    """Return the gradient of each part, contiguous, in the parts' own type."""
+    if factor_BZ is None:
+        return [gradient_BZ[:, span].to(dtype).contiguous() for span in spans]
+    return [(gradient_BZ[:, span] * factor_BZ[:, span]).to(dtype) for span in spans]
+
+
+def _num_missing(num: int, dtype: torch.dtype) -> int:
+    return -num % _ROWS_MULTIPLE if dtype == torch.bfloat16 else 0
 
 
 def _filled_up(x_BZ: Tensor, dtype: torch.dtype) -> Tensor:
     """Return rows in this type; in bfloat16 rows of zeros are appended."""
-    missing = -len(x_BZ) % _ROWS_MULTIPLE if dtype == torch.bfloat16 else 0
+    missing = _num_missing(len(x_BZ), dtype)
     if not missing:
         return x_BZ.contiguous().to(dtype)
     filled = x_BZ.new_empty((len(x_BZ) + missing, x_BZ.shape[1]), dtype=dtype)
@@ -72,25 +120,39 @@ def _filled_up(x_BZ: Tensor, dtype: torch.dtype) -> Tensor:
     return filled
 
 
-def _flat(x: Tensor) -> npt.NDArray[np.number]:
-    """Return a contiguous tensor's memory; bfloat16, which NumPy does not know, as the integers that order
-    alike above zero and are negative below.
+def _cut_off(x: Tensor) -> None:
+    """ReLU in place. NaN stays, so that it is seen."""
+    if x.dtype == torch.bfloat16:
+        _cut_off_bfloat16(_integers(x))
+    else:
+        x.relu_()
+
+
+def _cut_off_back(gradient: Tensor, kept: Tensor) -> None:
+    """Its gradient, in place: nothing passes where nothing did."""
+    if kept.dtype == torch.bfloat16:
+        _cut_off_back_bfloat16(_integers(gradient), _integers(kept))
+    else:
+        torch.ops.aten.threshold_backward.grad_input(gradient, kept, 0, grad_input=gradient)
+
+
+def _integers(x: Tensor) -> I16:
+    """Return a contiguous tensor's memory as the integers that order like it above zero and are negative
+    below: NumPy does not know bfloat16. Torch's own ReLU takes twice as long in it as in integers.
     """
-    flat: npt.NDArray[np.number] = (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).view(-1).numpy()
+    flat: I16 = x.view(torch.int16).view(-1).numpy()
     return flat
 
 
 @compiled
-def _cut_off(flat: npt.NDArray[np.number], limit: int) -> None:
-    """ReLU in place: what is below the limit becomes 0. NaN stays, so that it is seen."""
+def _cut_off_bfloat16(flat: I16) -> None:
     for i in range(len(flat)):
-        if flat[i] < limit:
+        if flat[i] < _LAST_NAN:
             flat[i] = 0
 
 
 @compiled
-def _cut_off_back(gradient: npt.NDArray[np.number], kept: npt.NDArray[np.number]) -> None:
-    """Its gradient: nothing passes where nothing did."""
+def _cut_off_back_bfloat16(gradient: I16, kept: I16) -> None:
     for i in range(len(gradient)):
         if kept[i] <= 0:
             gradient[i] = 0

@@ -45,12 +45,22 @@ class Tower(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.last_relu = model.last_relu
         self.normalise = model.normalise
+        self.dropout = model.dropout
 
-    def forward(self, z_BZ: Tensor, residual_BD: Tensor | None = None) -> Tensor:
-        """Return p (B, D); of length one, if so set (or zero where a last ReLU killed every unit). Leading
-        dimensions may be more than one.
+    def forward(
+        self,
+        parts: Sequence[Tensor],
+        residual_BD: Tensor | None = None,
+        generator: np.random.Philox | None = None,
+    ) -> Tensor:
+        """Return p (B, D) of the parts of z (B, ·); of length one, if so set (or zero where a last ReLU
+        killed every unit). Leading dimensions may be more than one. Without a generator nothing is dropped.
         """
-        h = relu_layers(z_BZ, self.layers, self.last_relu)
+        factor_BZ = None
+        if generator is not None and self.dropout:
+            shape = (parts[0].shape[:-1].numel(), sum(part.shape[-1] for part in parts))
+            factor_BZ = kept(shape, self.dropout, generator).mul_(1 / (1 - self.dropout))
+        h = relu_layers(parts, self.layers, self.last_relu, factor_BZ)
         h = h.float()  # layers may compute in bfloat16; lengths and sums want more
         if residual_BD is not None:
             h = h + residual_BD
@@ -60,13 +70,6 @@ class Tower(nn.Module):
 def unit_length(x: Tensor, normalise: bool) -> Tensor:
     """Divide vectors (…, D) by their length if so set: scores are then cosines."""
     return loops.unit_length(x) if normalise else x
-
-
-def drop(x: Tensor, rate: float, generator: np.random.Philox | None) -> Tensor:
-    """Dropout with a generator of its own: without one (serving, evaluation) it changes nothing."""
-    if generator is None or not rate:
-        return x
-    return x * kept(x.shape, rate, generator).mul_(1 / (1 - rate))
 
 
 def kept(shape: Sequence[int], rate: float, generator: np.random.Philox) -> Tensor:

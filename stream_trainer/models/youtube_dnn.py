@@ -7,12 +7,11 @@ queries, T items, K embedding width, D output width (the same), Z input width.
 """
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from feature_store.configuration import FeatureSettings, ModelSettings
 from stream_trainer.models.retrieval import ItemInputs, RetrievalModel, UserInputs
-from stream_trainer.models.tower import NumericLayers, Tower, drop, feature_parts, pool_history, unit_length
+from stream_trainer.models.tower import NumericLayers, Tower, feature_parts, pool_history, unit_length
 
 
 class YouTubeDnn(RetrievalModel):
@@ -35,5 +34,5 @@ class YouTubeDnn(RetrievalModel):
         mean_BK = pool_history(*inputs.history, mean=True)
         parts = [mean_BK] if inputs.embedding_BK is None else [inputs.embedding_BK, mean_BK]
         parts += feature_parts(inputs.values_BFK, inputs.numbers_BN, self.user_numeric)
-        z_BZ = drop(torch.cat(parts, dim=1), self.settings.dropout, generator)
-        return self.user_tower(z_BZ, mean_BK if self.settings.residual else None)  # type: ignore[no-any-return]
+        residual_BK = mean_BK if self.settings.residual else None
+        return self.user_tower(parts, residual_BK, generator)  # type: ignore[no-any-return]

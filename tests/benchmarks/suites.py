@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from machine import has_bfloat16
@@ -217,19 +217,23 @@ def _default_claims(ratio: int) -> list[Claim]:
     ]
 
 
-def time_steps(step: Callable[[torch.Tensor, torch.Tensor], None], num_batches: int, seed: int) -> float:
-    """Return positives per second over some batches, two more being run first."""
-    for pair in batches(2, seed + 1):
-        step(*pair)
+def time_steps(step: Callable[..., None], num_batches: int, seed: int) -> float:
+    """Return positives per second over some batches of users and positives, two more being run first."""
+    return _rate(step, list(batches(num_batches + 2, seed)))
+
+
+def _rate(step: Callable[..., None], given: list[tuple[Any, ...]]) -> float:
+    for one in given[:2]:
+        step(*one)
     start = time.perf_counter()
-    for pair in batches(num_batches, seed):
-        step(*pair)
-    return num_batches * BATCH / (time.perf_counter() - start)
+    for one in given[2:]:
+        step(*one)
+    return (len(given) - 2) * BATCH / (time.perf_counter() - start)
 
 
 def _learn(alone: LearnStep, num_batches: int, precision: str, seed: int) -> float:
     alone.set_precision(precision)
-    return time_steps(alone.step, num_batches, seed)
+    return _rate(alone.step, [(alone.facts(*pair),) for pair in batches(num_batches + 2, seed)])
 
 
 def _products(floor: Floor, batch: int, num_batches: int, seed: int) -> float:

@@ -138,16 +138,19 @@ class LearnStep:
         self._state = TrainerState(config, self._store)
         warm(self._state)
         self._session = Session(config, self._state, lambda *_: None, self._refuse)
-        self._num_learned = 0
+        self._num_made = 0
 
-    def step(self, users_B: torch.Tensor, positive_B: torch.Tensor) -> None:
-        """Learn some positives, in batches of the configured size."""
+    def facts(self, users_B: torch.Tensor, positive_B: torch.Tensor) -> list[Joined]:
+        """Return positives as the input side hands them over: what makes them is not a part of the step."""
         pairs = zip(users_B.tolist(), positive_B.tolist(), strict=True)
-        for number, (user, item) in enumerate(pairs, start=self._num_learned):
-            self._state.unapplied.append(Joined(user_id(user), item_id(item), 0, number))
+        first, self._num_made = self._num_made, self._num_made + len(users_B)
+        return [Joined(user_id(user), item_id(item), 0, n) for n, (user, item) in enumerate(pairs, first)]
+
+    def step(self, facts: list[Joined]) -> None:
+        """Learn some positives, in batches of the configured size."""
+        self._state.unapplied.extend(facts)
         while self._state.unapplied:
             self._session.apply_next()
-        self._num_learned += len(users_B)
 
     def set_precision(self, precision: str) -> None:
         """Let the towers compute in this precision from now on."""

@@ -20,6 +20,11 @@ def chain(z: Tensor, layers: Iterable[nn.Module], last_relu: bool) -> Tensor:
     return h
 
 
+def in_one(z: Tensor, layers: Iterable[nn.Module], last_relu: bool) -> Tensor:
+    """Return ours of an input that comes in one part."""
+    return relu_layers([z], layers, last_relu)
+
+
 def make(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, nn.ModuleList]:
     """Return inputs and three layers, by one seed."""
     torch.manual_seed(1)
@@ -40,7 +45,7 @@ def learned(function: object, shape: tuple[int, ...], last_relu: bool) -> list[T
 @pytest.mark.parametrize("shape", [(50, 6), (10, 5, 6), (0, 6)])
 @pytest.mark.parametrize("last_relu", [False, True])
 def test_it_is_bit_for_bit_the_chain_of_layers(shape: tuple[int, ...], last_relu: bool) -> None:
-    ours, theirs = learned(relu_layers, shape, last_relu), learned(chain, shape, last_relu)
+    ours, theirs = learned(in_one, shape, last_relu), learned(chain, shape, last_relu)
     assert len(ours) == len(theirs) == 8
     for one, other in zip(ours, theirs, strict=True):
         assert torch.equal(one, other)
@@ -49,7 +54,24 @@ def test_it_is_bit_for_bit_the_chain_of_layers(shape: tuple[int, ...], last_relu
 def test_the_gradient_is_the_slope() -> None:
     z, layers = make((5, 6), torch.float64)
     parameters = tuple(layers.parameters())
-    assert torch.autograd.gradcheck(lambda z, *_: relu_layers(z, layers, False), (z, *parameters))
+    assert torch.autograd.gradcheck(lambda z, *_: in_one(z, layers, False), (z, *parameters))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parts_are_put_side_by_side_and_multiplied_in_one_go(dtype: torch.dtype) -> None:
+    """As by `torch.cat` and a product before the layers, in float32; gradients come back in it."""
+    z, layers = make((300, 6))
+    first, second = (part.detach().clone().requires_grad_() for part in z.split([4, 2], dim=1))
+    factor = torch.randint(2, z.shape) / 0.7
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        ours, theirs = relu_layers([first, second], layers, False, factor), in_one(z * factor, layers, False)
+    assert torch.equal(ours, theirs)
+    ours.float().square().sum().backward()
+    theirs.float().square().sum().backward()
+    assert first.grad is not None
+    assert second.grad is not None
+    assert first.grad.dtype == torch.float32
+    assert torch.equal(torch.cat([first.grad, second.grad], dim=1), z.grad)
 
 
 @pytest.mark.parametrize("shape", [(0, 6), (1, 6), (256, 6), (300, 6), (10, 5, 6)])
@@ -59,7 +81,7 @@ def test_under_autocast_it_computes_in_bfloat16_and_gradients_come_back_in_float
 ) -> None:
     """Rows that fill up the last block count for nothing, though ReLU of a bias is not zero."""
     with torch.autocast("cpu", torch.bfloat16):
-        ours, theirs = learned(relu_layers, shape, last_relu), learned(chain, shape, last_relu)
+        ours, theirs = learned(in_one, shape, last_relu), learned(chain, shape, last_relu)
     assert ours[0].dtype == theirs[0].dtype == torch.bfloat16
     for one, other in zip(ours, theirs, strict=True):
         assert one.shape == other.shape
@@ -76,6 +98,6 @@ def test_what_is_no_number_is_not_cut_off(sign: float, dtype: torch.dtype) -> No
         layers[0].bias[0] = torch.copysign(torch.tensor(float("nan")), torch.tensor(sign))
         layers[0].bias[1] = -float("inf")
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        ours, theirs = relu_layers(z, layers, False), chain(z, layers, False)
+        ours, theirs = in_one(z, layers, False), chain(z, layers, False)
     assert theirs.isnan().all()
     assert ours.isnan().all()

@@ -39,3 +39,14 @@ def test_every_flipped_bit_is_noticed() -> None:
             decode_records(CLICKS, bytes(damaged), 0, 5, 10)
         with pytest.raises(FrameError):
             skip_records(bytes(damaged), 0, 5, 10, check_bodies=True)
+
+
+@pytest.mark.parametrize("num_behind", [0, 1, 2])
+def test_a_damaged_length_is_noticed_without_a_look_at_bodies(num_behind: int) -> None:
+    frames = [encode_record(5 + n, b"user", b"value", 1) for n in range(1 + num_behind)]
+    for bit in range(32):
+        damaged = bytearray(b"".join(frames))
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(FrameError) as caught:
+            skip_records(bytes(damaged), 0, 5, 10, check_bodies=False)
+        assert caught.value.position == 0
