@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stream_trainer.models.loops import are_negatives, inner_products
+from stream_trainer.models.candidate_scores import candidate_scores
 
 I64 = npt.NDArray[np.int64]
 
@@ -78,19 +78,20 @@ def score(
     items_TD: Tensor,
     in_batch: bool,
     log_expected_T: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Return inner products (B, J) with the positive first, less the logarithm of how often each item was to
-    be expected, if given; and which of them count (B, J).
+    be expected, if given.
 
-    A negative that is the positive itself does not count, nor does a place that is empty.
+    Minus infinity where a negative is the positive itself, or a place is empty: they do not count.
     """
-    positive_B = candidates.positive_B
-    own_BX = torch.cat([positive_B.view(-1, 1), candidates.own_BX], dim=1)
+    positive_B, own_BX = candidates.positive_B, candidates.own_BX
     shared_M = torch.cat([candidates.shared_M, positive_B]) if in_batch else candidates.shared_M
-    scores_BJ = inner_products(users_BD, items_TD, own_BX, shared_M)
+    scores_BJ = candidate_scores(users_BD, items_TD, positive_B, own_BX, shared_M)
     if log_expected_T is not None:
-        of_own_BX, of_shared_M = log_expected_T[own_BX.clamp(min=0)], log_expected_T[shared_M]
-        scores_BJ = scores_BJ - torch.cat([of_own_BX, of_shared_M.expand(len(own_BX), -1)], dim=1)
-    valid_BJ = are_negatives(positive_B, own_BX, shared_M)
-    valid_BJ[:, 0] = True
-    return scores_BJ, valid_BJ
+        of_positive_B1, of_own_BX = (
+            log_expected_T[positive_B].unsqueeze(1),
+            log_expected_T[own_BX.clamp(min=0)],
+        )
+        of_shared_BM = log_expected_T[shared_M].expand(len(positive_B), -1)
+        scores_BJ = scores_BJ - torch.cat([of_positive_B1, of_own_BX, of_shared_BM], dim=1)
+    return scores_BJ

@@ -217,14 +217,12 @@ class Learner:
         log_expected_T = None
         if model.logq:
             log_expected_T = self._log_expected(items, candidates, num_positives, len(users_BD))
-        logits_BJ, valid_BJ = score(
+        logits_BJ = score(
             candidates, users_BD / model.temperature, items_TD, learning.in_batch_negatives, log_expected_T
         )
         category = values_TC[:, self._category_column].long() if self._category_column >= 0 else None
         num_pairs = len(users_BD) * (1 + candidates.own_BX.shape[1])
-        return Scored(
-            logits_BJ, valid_BJ, users_BD, items_TD, candidates.positive_B, None, None, category, num_pairs
-        )
+        return Scored(logits_BJ, users_BD, items_TD, candidates.positive_B, None, None, category, num_pairs)
 
     def _log_expected(
         self, items: GatheredRows, candidates: Candidates, num_positives: int, num_queries: int

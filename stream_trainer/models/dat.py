@@ -14,6 +14,7 @@ from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.rows import Field
 from stream_trainer.models import losses
 from stream_trainer.models.alignment import category_alignment_loss
+from stream_trainer.models.history_pool import pool_history
 from stream_trainer.models.retrieval import ItemInputs, RetrievalModel, RowFields, Scored, UserInputs
 from stream_trainer.models.tower import (
     HistoryWeights,
@@ -21,7 +22,6 @@ from stream_trainer.models.tower import (
     Tower,
     feature_parts,
     kept,
-    pool_history,
 )
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.rows import Field
+from stream_trainer.models.history_pool import pool_history
 from stream_trainer.models.retrieval import ItemInputs, RetrievalModel, RowFields, UserInputs
-from stream_trainer.models.tower import NumericLayers, feature_parts, pool_history, unit_length
+from stream_trainer.models.tower import NumericLayers, feature_parts, unit_length
 
 
 class FactorizationMachine(RetrievalModel):

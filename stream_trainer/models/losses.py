@@ -12,26 +12,29 @@ from torch import Tensor
 _ROWS_AT_ONCE = 64
 
 
-def bce_loss(logits_BJ: Tensor, valid_BJ: Tensor) -> Tensor:
-    """Return loss_p of the paper: the mean binary cross-entropy over all valid pairs, column 0 being the
-    positive.
+def bce_loss(logits_BJ: Tensor) -> Tensor:
+    """Return loss_p of the paper: the mean binary cross-entropy over all pairs that count (those above minus
+    infinity), column 0 being the positive.
 
-    >>> round(float(bce_loss(torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool))), 4)
+    >>> round(float(bce_loss(torch.tensor([[0.0, 0.0, -torch.inf]]))), 4)
     0.6931
     """
     labels_BJ = torch.zeros_like(logits_BJ)
     labels_BJ[:, 0] = 1.0
-    losses_BJ = F.binary_cross_entropy_with_logits(logits_BJ, labels_BJ, reduction="none")
-    return (losses_BJ * valid_BJ).sum() / valid_BJ.sum()
+    counts_BJ = logits_BJ > -torch.inf
+    known_BJ = torch.where(counts_BJ, logits_BJ, 0.0)
+    losses_BJ = F.binary_cross_entropy_with_logits(known_BJ, labels_BJ, reduction="none")
+    return (losses_BJ * counts_BJ).sum() / counts_BJ.sum()
 
 
-def sampled_softmax_loss(logits_BJ: Tensor, valid_BJ: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the positive (column 0) among its valid candidates.
+def sampled_softmax_loss(logits_BJ: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the positive (column 0) among its candidates; those at minus infinity
+    do not count.
 
-    >>> round(float(sampled_softmax_loss(torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool))), 4)
+    >>> round(float(sampled_softmax_loss(torch.tensor([[0.0, 0.0, -torch.inf]]))), 4)
     0.6931
     """
-    loss: Tensor = _SampledSoftmax.apply(logits_BJ, valid_BJ)
+    loss: Tensor = _SampledSoftmax.apply(logits_BJ)
     return loss
 
 
@@ -41,23 +44,26 @@ class _SampledSoftmax(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits_BJ: Tensor, valid_BJ: Tensor) -> Tensor:
+    def forward(ctx: Any, logits_BJ: Tensor) -> Tensor:
+        """The gradient is (softmax − 1 for the positive, softmax for the others) / B."""
         num = len(logits_BJ)
         ctx.gradient_BJ = torch.empty_like(logits_BJ)
         losses_B = logits_BJ.new_empty(num)
         for start in range(0, num, _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
-            logs = torch.where(valid_BJ[rows], logits_BJ[rows], float("-inf")).log_softmax(1)
+            logs, gradient = logits_BJ[rows].log_softmax(1), ctx.gradient_BJ[rows]
             losses_B[rows] = -logs[:, 0]
-            torch.exp(logs, out=ctx.gradient_BJ[rows])
-        ctx.gradient_BJ[:, 0] -= 1
+            torch.exp(logs, out=gradient)
+            gradient[:, 0] -= 1
+            gradient.mul_(1 / num)
         return losses_B.mean()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """∂/∂logit = (softmax − 1 for the positive, softmax for the others) / B."""
-        return ctx.gradient_BJ * (gradient / len(ctx.gradient_BJ)), None
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Nearly always the loss is summed up as it is."""
+        gradient_BJ: Tensor = ctx.gradient_BJ
+        return gradient_BJ if float(gradient) == 1 else gradient_BJ * gradient
 
 
 def mimic_loss(augmented_BD: Tensor, target_BD: Tensor, num_pairs: int) -> Tensor:

@@ -52,7 +52,7 @@ class Scored(NamedTuple):
     """What the losses see. `positive_B` and `category_T` index and describe the rows of `items_TD`."""
 
     logits_BJ: Tensor
-    valid_BJ: Tensor
+    """The positive first; minus infinity where a candidate does not count."""
     users_BD: Tensor
     items_TD: Tensor
     positive_B: Tensor
@@ -105,7 +105,7 @@ class RetrievalModel(nn.Module):
     def losses(self, scored: Scored) -> dict[str, Tensor]:
         """Return the weighted parts of the loss; their sum is what is minimised."""
         main = losses.bce_loss if self.settings.loss == "bce" else losses.sampled_softmax_loss
-        return {"main": main(scored.logits_BJ, scored.valid_BJ)}
+        return {"main": main(scored.logits_BJ)}
 
 
 def each_interest(queries: F32) -> F32:

@@ -1,6 +1,6 @@
 """One tower: from the parts of a query or an item to a vector (dat.md, "DAT"); and what parts are made of.
 
-Legend: B rows, Z input width, K embedding width, N numeric features, D output width, L history.
+Legend: B rows, Z input width, K embedding width, N numeric features, D output width.
 """
 
 import math
@@ -9,7 +9,6 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from feature_store.configuration import ModelSettings
@@ -95,36 +94,6 @@ class HistoryWeights(nn.Module):
     def forward(self) -> Tensor:
         """Return the weights (L,), above 0."""
         return self.log_weight_L.exp()
-
-
-def pool_history(
-    embedding_IK: Tensor, history_BL: Tensor, weight_L: Tensor | None = None, mean: bool = False
-) -> Tensor:
-    """Sum each row's embeddings, each times its place's weight, over the square root of the weights' sum:
-    (B, K), zeros for an empty history. Without weights all count the same.
-
-    `history_BL` holds rows of `embedding_IK`, -1 where there is none. The square root lets a longer history
-    speak louder than a `mean` would, without drowning the rest (SVD++, Koren 2008).
-
-    >>> pool_history(torch.tensor([[1.0], [3.0]]), torch.tensor([[0, 0, 1, 1], [-1, -1, -1, -1]])).tolist()
-    [[4.0], [0.0]]
-    >>> embedding, history = torch.tensor([[1.0], [3.0]]), torch.tensor([[0, 1], [-1, 1]])
-    >>> pool_history(embedding, history, torch.tensor([3.0, 1.0])).tolist()
-    [[3.0], [3.0]]
-    """
-    valid_BL = history_BL >= 0
-    counts_B = valid_BL.sum(1)
-    offsets_B = torch.cumsum(counts_B, 0) - counts_B
-    if not int(counts_B.sum()):
-        return embedding_IK.new_zeros(len(history_BL), embedding_IK.shape[1])
-    weight_n, total_B = None, counts_B.clamp(min=1).to(embedding_IK.dtype)
-    if weight_L is not None:
-        weight_BL = weight_L * valid_BL
-        weight_n, total_B = weight_BL[valid_BL], weight_BL.sum(1) + (counts_B == 0)
-    sums_BK = F.embedding_bag(
-        history_BL[valid_BL], embedding_IK, offsets_B, mode="sum", per_sample_weights=weight_n
-    )
-    return sums_BK / (total_B if mean else total_B.sqrt()).unsqueeze(1)
 
 
 def feature_parts(

@@ -10,8 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from feature_store.configuration import FeatureSettings, ModelSettings
+from stream_trainer.models.history_pool import pool_history
 from stream_trainer.models.retrieval import ItemInputs, RetrievalModel, UserInputs
-from stream_trainer.models.tower import NumericLayers, Tower, feature_parts, pool_history, unit_length
+from stream_trainer.models.tower import NumericLayers, Tower, feature_parts, unit_length
 
 
 class YouTubeDnn(RetrievalModel):

@@ -55,10 +55,10 @@ def reached(*overrides: str) -> dict[str, set[str]]:
     laid = Candidates(
         np.arange(6), None, positive, torch.tensor([[3], [4], [5]]), positive[:0], positive[:, None]
     )
-    logits, valid = score(laid, users, items, False)
+    logits = score(laid, users, items, False)
     category = torch.tensor([0, 0, 1, 1, 1, 0])
     parts = model.losses(
-        Scored(logits, valid, users, items, positive, leaves["a_u"], leaves["a_v"][positive], category, 6)
+        Scored(logits, users, items, positive, leaves["a_u"], leaves["a_v"][positive], category, 6)
     )
     found: dict[str, set[str]] = {}
     for part, value in parts.items():

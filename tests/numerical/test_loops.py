@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stream_trainer.models.candidate_scores import candidate_scores
 from stream_trainer.models.compiled import compiled
-from stream_trainer.models.loops import inner_products, pool_values, unit_length
+from stream_trainer.models.history_pool import pool_history
+from stream_trainer.models.loops import pool_values, unit_length
 
 
 def draw(*shape: int) -> Tensor:
@@ -67,14 +69,44 @@ def test_pooling_without_any_value_is_zero() -> None:
 
 
 @pytest.mark.parametrize("num_shared", [0, 1, 6])
-def test_inner_products_are_those_of_each_pair(num_shared: int) -> None:
+def test_scores_are_inner_products_of_what_counts(num_shared: int) -> None:
     users, items = draw(3, 4), draw(5, 4)
+    positive = torch.tensor([3, 2, 4])
     own = torch.tensor([[0, 4, 4, -1], [2, -1, 0, 1], [4, 0, 3, 2]])
     shared = torch.tensor([1, 4, 1, 0, 2, 4][:num_shared], dtype=torch.int64)
-    ours = inner_products(users, items, own, shared)
-    theirs = torch.einsum("bd,bxd->bx", users, items[own.clamp(min=0)]) * (own >= 0)
-    theirs = torch.cat([theirs, users @ items[shared].T], dim=1)
+    ours = candidate_scores(users, items, positive, own, shared)
+    places = torch.cat([positive.view(-1, 1), own, shared.expand(3, -1)], dim=1)
+    counts = (places >= 0) & (places != positive.view(-1, 1))
+    counts[:, 0] = True
+    theirs = torch.einsum("bd,bjd->bj", users, items[places.clamp(min=0)])
+    assert torch.equal(ours.isfinite(), counts)
+    assert (ours[~counts] == -torch.inf).all()
+    ours, theirs = torch.where(counts, ours, 0.0), torch.where(counts, theirs, 0.0)
     same([ours, *gradients(ours, users, items)], [theirs, *gradients(theirs, users, items)])
+
+
+def pooled_by_places(embedding: Tensor, history: Tensor, weight: Tensor, exponent: float) -> Tensor:
+    known = (history >= 0).float() * weight
+    sums = torch.einsum("bl,blk->bk", known, embedding[history.clamp(min=0)])
+    return sums * known.sum(1, keepdim=True).clamp(min=1e-9) ** exponent
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_pooling_a_history_weighs_its_places(mean: bool, weighted: bool) -> None:
+    history = torch.tensor([[-1, -1, -1, -1], [-1, 2, 0, 2], [1, 1, 1, 1], [-1, -1, -1, 3]])
+    embedding, weight = draw(5, 6), draw(4).detach().exp().requires_grad_()
+    ours = pool_history(embedding, history, weight if weighted else None, mean)
+    theirs = pooled_by_places(
+        embedding, history, weight if weighted else torch.ones(4), -1.0 if mean else -0.5
+    )
+    inputs = (embedding, weight) if weighted else (embedding,)
+    same([ours, *gradients(ours, *inputs)], [theirs, *gradients(theirs, *inputs)])
+    assert ours[0].tolist() == [0.0] * 6
+
+
+def test_without_any_item_a_history_is_zero() -> None:
+    assert pool_history(torch.zeros(0, 3), torch.full((2, 4), -1)).tolist() == [[0.0] * 3] * 2
 
 
 def test_other_types_than_float32_are_refused() -> None:
@@ -86,7 +118,11 @@ def test_places_beyond_the_end_are_refused() -> None:
     with pytest.raises(AssertionError, match="place 2 of 2"):
         pool_values(torch.ones(2, 3), torch.tensor([[2]]), [1])
     with pytest.raises(AssertionError, match="place 2 of 2"):
-        inner_products(torch.ones(1, 3), torch.ones(2, 3), torch.tensor([[2]]), torch.zeros(0).long())
+        candidate_scores(
+            torch.ones(1, 3), torch.ones(2, 3), *map(torch.tensor, ([0], [[2]])), torch.zeros(0).long()
+        )
+    with pytest.raises(AssertionError, match="place 2 of 2"):
+        pool_history(torch.ones(2, 3), torch.tensor([[2]]))
 
 
 def test_without_a_folder_to_keep_it_in_a_loop_is_compiled_all_the_same() -> None:
