@@ -190,9 +190,9 @@ class LearningSettings(_Section):
         200_000, gt=0, description="positives after which a past positive counts half in an item's frequency"
     )
     rows_optimiser: Literal["adam", "rowwise_adam", "adagrad"] = Field(
-        "rowwise_adam", description="its state: two numbers a weight (adam), one a weight, or one a row"
+        "adagrad", description="its state: two numbers a weight (adam), one a weight, or one a row"
     )
-    rows_learning_rate: float = Field(3e-3, gt=0, description="of per-ID rows")
+    rows_learning_rate: float = Field(0.05, gt=0, description="of per-ID rows")
     dense_learning_rate: float = Field(1e-3, gt=0, description="of tower weights (Adam)")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the towers' layers when learning; all else, and serving, is float32"

@@ -30,7 +30,7 @@ _EPOCHS: Overrides = ("learning.rehearsal_ratio=0", "learning.precision=bfloat16
 _PAPER_RATES: Overrides = ("learning.rows_learning_rate=1e-2", "learning.dense_learning_rate=1e-3")
 _AS_PAPER: Overrides = (*_EPOCHS, *_PAPER_RATES, "learning.batch_size=256", "epochs.count=8")
 _PAPER: Overrides = ("model.preset=paper_mended", *_AS_PAPER)
-_DEFAULT: Overrides = (*_EPOCHS, "learning.batch_size=1024", "epochs.count=6")
+_DEFAULT: Overrides = (*_EPOCHS, "learning.batch_size=1024", "epochs.count=8")
 _STREAMED: Overrides = ("learning.precision=bfloat16",)
 _PAPER_GRID: tuple[Overrides, ...] = (
     (),
@@ -47,8 +47,8 @@ _DAT_GRID: tuple[Overrides, ...] = (
 )
 _DEFAULT_GRID: tuple[Overrides, ...] = (
     (),
-    ("learning.rows_learning_rate=2e-3", "epochs.count=8"),
-    ("learning.rows_learning_rate=5e-3",),
+    ("learning.rows_learning_rate=3e-2", "epochs.count=10"),
+    ("learning.rows_learning_rate=1e-1", "epochs.count=6"),
     ("model.dropout=0.4",),
 )
 _STREAM_GRID: tuple[Overrides, ...] = (

@@ -139,7 +139,7 @@ def paper_suite(folder: Path, address: str, num_batches: int, num_positives: int
         Claim("memory for a tenth of the rows ÷ for all", "m", "c", 0.5),
     ]
     sizes = f"batch {BATCH}, S = {NEGATIVES}, {NUM_USERS:,} users, {NUM_ITEMS:,} items"
-    title = f"the paper's model, rows by row-wise Adam (the plain loop: SparseAdam), {sizes}"
+    title = f"the paper's model, rows by row-wise Adagrad (the plain loop: SparseAdam), {sizes}"
     return _possible(
         Suite(
             title,
@@ -159,7 +159,7 @@ def default_suite(
     stores, learning = _Stores(config, folder, address), config.learning
     title = (
         f"the default preset without its questions in passing: batches of {learning.batch_size}, "
-        f"{learning.shared_negatives} shared negatives, rows by row-wise Adam (the plain loop: SparseAdam)"
+        f"{learning.shared_negatives} shared negatives, rows by row-wise Adagrad (the plain loop: SparseAdam)"
     )
     suite = Suite(title, [], [], {}, {})
     for ratio in (0, 8):

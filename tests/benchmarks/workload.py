@@ -29,7 +29,7 @@ _CHUNK = 20_000
 
 def configuration(folder: Path, *overrides: str) -> Configuration:
     """Return the paper's model (with the linear last layer and temperature that let it learn, and rows by the
-    default's row-wise Adam) at the bench's sizes.
+    default's row-wise Adagrad) at the bench's sizes.
     """
     settings = [
         "model.preset=paper",
@@ -38,7 +38,7 @@ def configuration(folder: Path, *overrides: str) -> Configuration:
         f"learning.batch_size={BATCH}",
         f"learning.negatives_per_positive={NEGATIVES}",
         "learning.prequential_every=0",
-        "learning.rows_optimiser=rowwise_adam",
+        "learning.rows_optimiser=adagrad",
         "store.row_memory_mib=4096",
         f"store.path={folder / 'store'}",
         f"log.path={folder / 'log'}",

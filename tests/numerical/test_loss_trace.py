@@ -11,6 +11,7 @@ from learning import World, blocks, configuration
 NUM_STEPS = 30
 # Larger steps than the presets', so that thirty of them go somewhere.
 FAST = ("learning.batch_size=16", "learning.rows_learning_rate=0.02", "learning.dense_learning_rate=0.003")
+ADAM = ("learning.rows_optimiser=rowwise_adam",)
 
 
 def trace(*overrides: str) -> list[dict[str, float]]:
@@ -27,14 +28,19 @@ def trace(*overrides: str) -> list[dict[str, float]]:
     ("overrides", "first", "last"),
     [
         (
-            ("learning.rehearsal_ratio=8", "learning.rehearsal_recent_share=0"),
+            (*ADAM, "learning.rehearsal_ratio=8", "learning.rehearsal_recent_share=0"),
             {"main": 7.689077, "mimic_item": 0.5},
             {"main": 7.572795, "mimic_item": 0.1520637},
         ),
         (
-            ("learning.rehearsal_ratio=8", "learning.rehearsal_recent_share=0.5"),
+            (*ADAM, "learning.rehearsal_ratio=8", "learning.rehearsal_recent_share=0.5"),
             {"main": 7.689077, "mimic_item": 0.5},
             {"main": 7.544087, "mimic_item": 0.1166488},
+        ),
+        (
+            (),
+            {"main": 7.689077, "mimic_item": 0.5},
+            {"main": 7.567929, "mimic_item": 0.4556649},
         ),
         (  # on its way to the collapse that test_recovery shows
             ("model.preset=paper",),
