@@ -5,20 +5,18 @@ but an event that keeps all bounds of `schema.py`, or a `DecodeError`: whatever 
 send the message to the dead letters and go on.
 """
 
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgpack
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import FieldInfo
 from pydantic_core import from_json
 
 from feature_store.errors import DecodeError, DecodeReason
+from feature_store.refusals import check_plain, explain, key_mismatch, reason, shown, too_deep
 from feature_store.schema import (
     MAX_MESSAGE_BYTES,
     MAX_TS_MS,
@@ -32,15 +30,12 @@ from feature_store.schema import (
     UserFeatures,
 )
 
-MAX_DEPTH: Final = 8
-"""Lists and maps inside each other, fields that we ignore included. Our own fields need two."""
-
 _MAX_ARRAY_ITEMS: Final = 4096
 """msgpack allocates what a list's header claims before it reads the list: a thousand nested headers must stay
 cheap. (msgspec holds the header to the bound of our field first, and skips what is not ours.)
 """
+_REFUSALS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _FIRST_OF_MSGPACK: Final = 0x80  # its maps and lists start here or above, JSON text below
-_MAX_ECHO_CHARS: Final = 40
 
 
 class _OtherVersion(Struct, forbid_unknown_fields=True, tag_field="v", tag=0):
@@ -117,7 +112,20 @@ def decode_many(
     [Deleted(kind=..., id='a', ts_ms=7), DecodeError("malformed: field 'ts_ms': required, but missing")]
     """
     reader = _READERS[kind]
-    return [_event_or_error(reader, key, value, timestamp_ms) for key, value, timestamp_ms in records]
+    from_msgpack, owner_of = reader.from_msgpack, reader.owner_of
+    event: Event | None
+    events: list[Event | DecodeError] = []
+    for key, value, timestamp_ms in records:
+        if value and value[0] >= _FIRST_OF_MSGPACK and len(value) <= MAX_MESSAGE_BYTES:
+            try:
+                event = from_msgpack(value)
+            except _REFUSALS:
+                event = None
+            if event is not None and owner_of(event).encode() == key:  # nearly all: no call for each
+                events.append(event)
+                continue
+        events.append(_event_or_error(reader, key, value, timestamp_ms))
+    return events
 
 
 def _event_or_error(
@@ -131,33 +139,35 @@ def _event_or_error(
             return DecodeError(DecodeReason.OVERSIZED, detail)
         try:
             event = (reader.from_msgpack if value[0] >= _FIRST_OF_MSGPACK else reader.from_json)(value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except _REFUSALS:
             event = _read_again(reader, value)
     except DecodeError as error:
         return error
     owner = reader.owner_of(event)
-    return event if key == owner.encode() else _key_mismatch(reader, key, owner)
+    if key == owner.encode():
+        return event
+    return key_mismatch(reader.kind, reader.key_field, key, owner)
 
 
 def _read_again(reader: _Reader, value: bytes) -> Event:
     """Return the event that the first step was too strict for, or raise why there is none."""
     fields = _parse(value)
     if not isinstance(fields, dict):
-        detail = f"the value is {_shown(fields)}, not a map of fields"
+        detail = f"the value is {shown(fields)}, not a map of fields"
         raise DecodeError(DecodeReason.WRONG_TYPE, detail)
     version = fields.pop("v", fields)
     if type(version) is not int or version != SCHEMA_VERSION:
-        found = "is missing" if version is fields else f"is {_shown(version)}"
+        found = "is missing" if version is fields else f"is {shown(version)}"
         detail = f"field 'v' {found}; this program reads version {SCHEMA_VERSION}"
         raise DecodeError(DecodeReason.UNKNOWN_VERSION, detail)
     for name in [name for name in fields if name not in reader.model.__struct_fields__]:
-        _check_plain(name, fields.pop(name))
+        check_plain(name, fields.pop(name))
     try:
         return msgspec.convert(fields, reader.model)
     except msgspec.ValidationError:
         for name, content in fields.items():
-            _check_plain(name, content)
-        raise _explain(reader.model, fields) from None
+            check_plain(name, content)
+        raise explain(reader.model, fields) from None
 
 
 def _parse(value: bytes) -> object:
@@ -166,9 +176,9 @@ def _parse(value: bytes) -> object:
         return msgpack.unpackb(value, max_array_len=_MAX_ARRAY_ITEMS) if is_msgpack else from_json(value)
     except ValueError as error:  # all of msgpack's own, and UnicodeDecodeError
         if isinstance(error, msgpack.StackError) or "recursion limit" in str(error):
-            raise _too_deep("the value") from None
+            raise too_deep("the value") from None
         found = "not msgpack" if is_msgpack else "neither a msgpack map nor JSON"
-        raise DecodeError(DecodeReason.MALFORMED, f"{found}: {_reason(error)}") from None
+        raise DecodeError(DecodeReason.MALFORMED, f"{found}: {reason(error)}") from None
 
 
 def _deletion(kind: EventKind, key: bytes | None, timestamp_ms: int) -> Deleted:
@@ -182,117 +192,6 @@ def _deletion(kind: EventKind, key: bytes | None, timestamp_ms: int) -> Deleted:
         fields = {"kind": kind, "id": key.decode(), "ts_ms": min(max(timestamp_ms, 0), MAX_TS_MS)}
         return msgspec.convert(fields, Deleted)
     except UnicodeDecodeError as error:
-        raise DecodeError(DecodeReason.MALFORMED, f"the key is not UTF-8: {_reason(error)}") from None
+        raise DecodeError(DecodeReason.MALFORMED, f"the key is not UTF-8: {reason(error)}") from None
     except msgspec.ValidationError:
-        raise _explain(Deleted, fields) from None
-
-
-def _check_plain(field: object, content: object) -> None:
-    """Refuse what is nested too deeply, and what JSON could not say: bytes, msgpack extensions, keys that are
-    not text.
-
-    Needed for fields that we ignore, which validation does not look into; of a refused message it is the
-    plainer reason.
-    """
-    if type(field) is not str:
-        raise DecodeError(DecodeReason.WRONG_TYPE, f"a field's name is {_shown(field)}, not text")
-    waiting = [(content, 1)]
-    while waiting:
-        node, depth = waiting.pop()
-        if isinstance(node, str | int | float | None):
-            continue
-        if depth > MAX_DEPTH:
-            raise _too_deep(f"field '{_cut(field)}'")
-        if type(node) is list:
-            waiting += [(child, depth + 1) for child in node]
-        elif type(node) is dict:
-            if not all(type(name) is str for name in node):
-                raise DecodeError(DecodeReason.WRONG_TYPE, f"field '{_cut(field)}': a map key is not text")
-            waiting += [(child, depth + 1) for child in node.values()]
-        else:
-            detail = f"field '{_cut(field)}' holds {_shown(node)}; text, numbers, lists and maps are accepted"
-            raise DecodeError(DecodeReason.WRONG_TYPE, detail)
-
-
-def _explain(model: type[Struct], fields: dict[str, Any]) -> DecodeError:
-    """Name the first bad field, or the entry in it, and say what was wrong."""
-    for field in msgspec.structs.fields(model):
-        if field.required and field.name not in fields:
-            return DecodeError(DecodeReason.MALFORMED, f"field '{field.name}': required, but missing")
-        content: Any = fields.get(field.name)
-        fault = _fault(field, content) if field.name in fields else None
-        if fault is None:
-            continue
-        if " - at " not in fault:
-            return _refusal(field.name, fault, content)
-        # Some entry is bad, but msgspec does not tell its key: find the first that is bad on its own.
-        is_map = isinstance(content, dict)
-        for place, entry in content.items() if is_map else enumerate(content):
-            fault = _fault(field, {place: entry} if is_map else [entry])
-            if fault is not None:
-                inner = re.search(r"\[\.\.\.\]\[(\d+)\]", fault)
-                given = place if "`key`" in fault else entry[int(inner[1])] if inner else entry
-                return _refusal(f"{field.name}.{_cut(str(place))}", fault, given)
-    raise AssertionError("a refused event has a bad field")
-
-
-def _fault(field: FieldInfo, content: object) -> str | None:
-    try:
-        msgspec.convert(content, field.type)
-    except msgspec.ValidationError as error:
-        return str(error)
-    return None
-
-
-_WORDS: Final = {
-    "int": "an integer",
-    "float": "a number",
-    "str": "text",
-    "array": "a list",
-    "object": "a map",
-}
-
-
-def _refusal(place: str, fault: str, given: object) -> DecodeError:
-    """Turn "Expected `float | str`, got `bool` - at `$.x`" into words, with the value that was given."""
-    is_bound = re.search(" [<>]= ", fault)
-    reason = DecodeReason.OUT_OF_BOUNDS if is_bound else DecodeReason.WRONG_TYPE
-    if isinstance(given, float) and not math.isfinite(given):
-        reason = DecodeReason.NOT_FINITE
-    said = re.sub("`float` [<>]= .*", "a finite number", re.split(", got | - at ", fault)[0])
-    said = re.sub(r"\w+", lambda word: _WORDS.get(word[0], word[0]), said)
-    said = said.replace("`", "").replace(" | ", " or ")
-    got = f"{len(given)} entries" if is_bound and isinstance(given, list | dict) else _shown(given)
-    return DecodeError(reason, f"field '{place}': {said[0].lower()}{said[1:]}, got {got}")
-
-
-def _key_mismatch(reader: _Reader, key: bytes | None, owner: str) -> DecodeError:
-    found = "there is no key" if key is None else f"the key is {_shown(key)}"
-    detail = f"{found}, but {reader.key_field} is {_shown(owner)}: {reader.kind.value} must be keyed by it"
-    return DecodeError(DecodeReason.KEY_MISMATCH, detail)
-
-
-def _too_deep(what: str) -> DecodeError:
-    return DecodeError(DecodeReason.TOO_DEEP, f"{what} is nested more than {MAX_DEPTH} levels deep")
-
-
-def _reason(error: ValueError) -> str:
-    return str(error)[:100] or type(error).__name__
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_ECHO_CHARS else text[:_MAX_ECHO_CHARS] + "…"
-
-
-def _shown(given: object) -> str:
-    """Describe a value in few characters, whatever its size: repr of deep nesting would itself overflow."""
-    if isinstance(given, str | bytes):
-        return repr(given[:_MAX_ECHO_CHARS]) + ("…" if len(given) > _MAX_ECHO_CHARS else "")
-    if given is None or isinstance(given, bool):
-        return "null" if given is None else str(given).lower()
-    if isinstance(given, float):
-        return repr(given)
-    if isinstance(given, int):
-        return str(given) if given.bit_length() <= 64 else "an integer of more than 64 bits"
-    name = type(given).__name__
-    return {"list": "a list", "dict": "a map"}.get(name, f"a value of type {name}")
+        raise explain(Deleted, fields) from None

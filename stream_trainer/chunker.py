@@ -42,7 +42,7 @@ class Chunker:
                 self._facts += self._joiner.advance(watermark_ms)
             if event is not None:
                 self._take_effect(partition, offset, event)
-        last_of = {_PARTITION_OF(record): record for record in records}
+        last_of = dict(zip(map(_PARTITION_OF, records), records, strict=True))
         self._places |= {partition: (offset + 1, ts_ms) for partition, ts_ms, (offset, _) in last_of.values()}
         self._latest_event_ms = max(self._latest_event_ms, *(ts_ms for _, ts_ms in self._places.values()), 0)
         for partition, count in Counter(map(_PARTITION_OF, records)).items():

@@ -9,8 +9,9 @@ from typing import Any
 import msgpack
 import pytest
 
-from feature_store.codec import MAX_DEPTH, decode, decode_many, encode
+from feature_store.codec import decode, decode_many, encode
 from feature_store.errors import DecodeError, DecodeReason
+from feature_store.refusals import MAX_DEPTH
 from feature_store.schema import (
     MAX_FEATURE_VALUES,
     MAX_FEATURES,
