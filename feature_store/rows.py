@@ -1,9 +1,9 @@
 """Per-ID rows: a bounded tier of memory over the rows in RocksDB.
 
 Owns the layout of a row, which rows are in memory, and which of those differ from the store. Never writes the
-store: it hands out what is dirty and is told when that is durable. Gathers whole contiguous rows, and lets
-them be changed where they stand; no Python runs per row. Legend of shapes: R capacity in rows, W width of a
-row in floats, n rows of one call.
+store: it hands out what is dirty and is told when that is durable. Lets rows be read and changed where they
+stand; no Python runs per row. Legend of shapes: R capacity in rows, W width of a row in floats, n rows of one
+call.
 """
 
 from collections import deque
@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from feature_store.errors import SettingsError, StoreCorruptError
 from feature_store.hashing import Purpose, draw_uniform, event_keys, hash_ids, mix
@@ -104,7 +103,7 @@ class RowLayout:
 
 
 class RowTable:
-    """The rows of one kind of ID. Slots are places in memory: valid until the next `begin_batch`."""
+    """The rows of one kind of ID. Slots are places in `rows_RW`, valid until the next `begin_batch`."""
 
     def __init__(
         self, name: str, layout: RowLayout, index: SlotIndex, read: ReadRows, capacity: int, seed: int
@@ -117,9 +116,8 @@ class RowTable:
         self._read = read
         self._seed = seed
         # The system maps a page when it is first touched, so an empty table costs nothing.
-        self._rows_RW = np.zeros((capacity, layout.width), np.float32)
-        self.data = torch.from_numpy(self._rows_RW)
-        self._ints_RW = self._rows_RW.view(np.int32)
+        self.rows_RW = np.zeros((capacity, layout.width), np.float32)
+        self._ints_RW = self.rows_RW.view(np.int32)
         self._dirty_R = np.zeros(capacity, bool)
         self._leaving_R = np.zeros(capacity, bool)
         self._set_aside: deque[RowChunk] = deque()
@@ -173,7 +171,7 @@ class RowTable:
 
     def floats(self, slots: I64, name: str) -> npt.NDArray[np.float32]:
         """Return a copy of a field of some rows, (n, width)."""
-        return self._rows_RW[slots, self.layout.span(name)]
+        return self.rows_RW[slots, self.layout.span(name)]
 
     def ints(self, slots: I64, name: str) -> npt.NDArray[np.int32]:
         """Return a copy of an integer field of some rows, (n, width)."""
@@ -185,24 +183,20 @@ class RowTable:
         """Set fields of some rows; of repeated slots the last counts. Integers go to integer fields."""
         self._before_change(slots)
         for name, value in values.items():
-            target = self._ints_RW if value.dtype == np.int32 else self._rows_RW
+            target = self._ints_RW if value.dtype == np.int32 else self.rows_RW
             target[slots, self.layout.span(name)] = value
         self._dirty_R[slots] = True
 
     def reset(self, slots: I64, keys: Sequence[bytes]) -> None:
         """Forget what rows hold: they start again as the rows of new IDs do (a deletion)."""
         self._before_change(slots)
-        self._rows_RW[slots] = self.layout.new_rows(self._seed, keys)
+        self.rows_RW[slots] = self.layout.new_rows(self._seed, keys)
         self._dirty_R[slots] = True
-
-    def gather(self, slots: I64) -> torch.Tensor:
-        """Return a copy of whole rows (n, W)."""
-        return self.data.index_select(0, torch.from_numpy(slots))
 
     def update(self, slots: I64, change: Callable[[npt.NDArray[np.float32], I64], None]) -> None:
         """Let `change` alter rows where they stand: of all rows (R, W), those at these slots alone."""
         self._before_change(slots)
-        change(self._rows_RW, slots)
+        change(self.rows_RW, slots)
         self._dirty_R[slots] = True
 
     def take_dirty(self) -> Iterator[RowChunk]:
@@ -234,7 +228,7 @@ class RowTable:
 
     def _copied(self, slots: I64) -> RowChunk:
         self._leaving_R[slots] = False
-        return RowChunk(self._index.keys_at(slots), self._rows_RW[slots])
+        return RowChunk(self._index.keys_at(slots), self.rows_RW[slots])
 
     def _load(self, keys: Sequence[str] | I64, missing: I64) -> I64:
         first_of: dict[str | int, int] = {}
@@ -258,10 +252,10 @@ class RowTable:
                     f"table '{self.name}': stored rows do not have {self.layout.width} floats; "
                     "was the store made with other [model] settings?"
                 )
-            self._rows_RW[slots[known]] = np.frombuffer(data, np.float32).reshape(len(known), -1)
+            self.rows_RW[slots[known]] = np.frombuffer(data, np.float32).reshape(len(known), -1)
             self.num_read += len(known)
         if fresh:
-            self._rows_RW[slots[fresh]] = self.layout.new_rows(self._seed, [keys[i] for i in fresh])
+            self.rows_RW[slots[fresh]] = self.layout.new_rows(self._seed, [keys[i] for i in fresh])
             self._dirty_R[slots[fresh]] = True
 
     def _take_slots(self, count: int) -> I64:

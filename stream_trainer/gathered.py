@@ -1,6 +1,6 @@
 """Rows of a batch, gathered once, as the tensors that the towers take; and moved once after learning.
 
-Owns the way from slots to `ItemInputs`. Legend: n rows gathered, W row width, T items in the tower.
+Owns the way from slots to `ItemInputs`. Legend: n rows gathered, T items in the tower.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from feature_store.rows import RowTable
-from stream_trainer.models.loops import pool_values
+from stream_trainer.models.loops import leading_columns, pool_values
 from stream_trainer.models.retrieval import ItemInputs
 from stream_trainer.models.row_optimiser import update_rows
 
@@ -24,9 +24,12 @@ class GatheredRows:
     def __init__(self, table: RowTable, slots: I64, learn: bool) -> None:
         self._table = table
         self._slots = slots
-        self.rows_nW = table.gather(slots)
-        learned = [field.name for field in table.layout.fields if field.kind == "learned"]
-        self._leaves = {name: self.floats(name).clone().requires_grad_(learn) for name in learned}
+        fields = table.layout.learned
+        columns = leading_columns(table.rows_RW, slots, [field.width for field in fields])
+        self._leaves = {
+            field.name: torch.from_numpy(column).requires_grad_(learn)
+            for field, column in zip(fields, columns, strict=True)
+        }
 
     def learned(self, name: str) -> Tensor:
         """Return a learned field (n, width), where the gradient goes."""
@@ -37,13 +40,12 @@ class GatheredRows:
         return self._leaves.get(name)
 
     def floats(self, name: str) -> Tensor:
-        """Return a field as it was gathered (n, width)."""
-        return self.rows_nW[:, self._table.layout.span(name)]
+        """Return a field as it stands in the table (n, width)."""
+        return torch.from_numpy(self._table.floats(self._slots, name))
 
     def ints(self, name: str) -> Tensor:
-        """Return an integer field as it was gathered (n, width)."""
-        span = self._table.layout.span(name)
-        return self.rows_nW.view(torch.int32)[:, span]
+        """Return an integer field as it stands in the table (n, width)."""
+        return torch.from_numpy(self._table.ints(self._slots, name))
 
     def learn(self, learning_rate: float) -> None:
         """Move the rows in their table against the gradients that arrived at the learned fields."""

@@ -207,7 +207,7 @@ def shop_events(seed: int, num_clicks: int) -> list[Event]:
 
 def row_bytes(table: RowTable, keys: Sequence[str] | npt.NDArray[np.int64]) -> list[bytes]:
     """Return the bytes of rows."""
-    return [row.tobytes() for row in table.gather(table.slots(keys)).numpy()]
+    return [row.tobytes() for row in table.rows_RW[table.slots(keys)]]
 
 
 def blocks(

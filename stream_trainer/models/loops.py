@@ -1,7 +1,7 @@
 """Differentiable functions whose loops are compiled: what autograd would do in many walks through memory.
 
-Pure. Each has the formula of its gradient; those are checked against torch's. Legend: n rows, D width, V
-values, K embedding width, C places, F features, B items or queries.
+Pure. Each has the formula of its gradient; those are checked against torch's. Legend: n rows, R of a
+table, W their width, D width, V values, K embedding width, C places, F features, B items or queries.
 """
 
 from collections.abc import Sequence
@@ -38,6 +38,19 @@ def pool_values(embedding_VK: Tensor, values_BC: Tensor, counts: Sequence[int]) 
     check_places(values_BC, len(embedding_VK))
     pooled: Tensor = _PoolValues.apply(embedding_VK, values_BC.numpy(), np.array(counts, np.int64))
     return pooled
+
+
+def leading_columns(rows_RW: F32, places_n: I64, widths: Sequence[int]) -> list[F32]:
+    """Return copies of the first columns of some rows, (n, width) for each width.
+
+    >>> [part.tolist() for part in leading_columns(np.eye(3, dtype=np.float32), np.array([2, 0]), [1, 2])]
+    [[[0.0], [1.0]], [[0.0, 1.0], [0.0, 0.0]]]
+    """
+    assert not len(places_n) or 0 <= places_n.min() <= places_n.max() < len(rows_RW), "a place outside"
+    parts = [np.empty((len(places_n), width), np.float32) for width in widths]
+    if parts:
+        _copy_columns(rows_RW, places_n, tuple(parts))
+    return parts
 
 
 class _UnitLength(torch.autograd.Function):
@@ -89,6 +102,17 @@ def array(x: Tensor) -> F32:
     memory: F32 = x.detach().contiguous().numpy()
     assert memory.dtype == np.float32, "loops are compiled for float32"
     return memory
+
+
+@compiled
+def _copy_columns(rows_RW: F32, places_n: I64, parts: tuple[F32, ...]) -> None:
+    for n in range(len(places_n)):
+        row_W, start = rows_RW[places_n[n]], 0
+        for part in range(len(parts)):
+            width = parts[part].shape[1]
+            for k in range(width):
+                parts[part][n, k] = row_W[start + k]
+            start += width
 
 
 @compiled

@@ -104,7 +104,7 @@ def test_arrival_order_does_not_matter(order: list[str]) -> None:
     table = Stored().table(10, LAYOUT)
     for key in order:
         table.slots([key])
-    assert table.gather(table.slots(KEYS)).numpy().tobytes() == LAYOUT.new_rows(
+    assert table.rows_RW[table.slots(KEYS)].tobytes() == LAYOUT.new_rows(
         0, [key.encode() for key in KEYS]
     ).tobytes()  # fmt: skip
 
@@ -125,10 +125,10 @@ def test_fields_are_written_and_read_back_by_kind() -> None:
     assert table.ints(slots[:2], "code").tolist() == codes.tolist()
     assert table.floats(slots[:2], "price").tolist() == [[1.5], [-2.0]]
     assert table.ints(slots[2:], "code").tolist() == [[-1, -1]]
-    rows = table.gather(slots)
+    rows = table.rows_RW[slots]
     rows[:, 0] = 9.0
     assert table.floats(slots, "embedding")[0, 0] != 9.0  # a copy
-    table.update(slots, setting(rows.numpy()))
+    table.update(slots, setting(rows))
     assert table.floats(slots, "embedding")[:, 0].tolist() == [9.0] * 3
 
 

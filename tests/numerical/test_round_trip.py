@@ -100,7 +100,7 @@ def test_a_deleted_user_starts_again_as_a_new_one(tmp_path: Path) -> None:
     table = shop.state.tables.user
     table.begin_batch()
     slot = table.slots(["gone"])
-    assert table.gather(slot).numpy().tobytes() == table.layout.new_rows(0, [b"gone"]).tobytes()
+    assert table.rows_RW[slot].tobytes() == table.layout.new_rows(0, [b"gone"]).tobytes()
     assert table.floats(table.slots(["other"]), "mean_count")[0, 0] == 2
     shop.close()
 

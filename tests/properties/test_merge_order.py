@@ -10,6 +10,8 @@ from stream_trainer.merge import Merge
 
 PARTITIONS = [TopicPartition(topic, number) for topic in ("clicks", "impressions") for number in (0, 1)]
 
+MOST_STEPS = 60  # that are drawn: those who stop pushing would go on for ever
+
 Log = dict[TopicPartition, list[int | None]]
 Popped = tuple[TopicPartition, int, int]
 
@@ -42,15 +44,17 @@ def merged(
     steps = 0
     while len(popped) < sum(map(len, log.values())) and (num_pops is None or steps < num_pops):
         steps += 1
-        partition = draw(st.sampled_from(PARTITIONS))
+        is_drawn = steps <= MOST_STEPS
+        partition = draw(st.sampled_from(PARTITIONS)) if is_drawn else PARTITIONS[steps % len(PARTITIONS)]
+        num_records = len(log[partition])
         start = place[partition]
-        end = draw(st.integers(start, len(log[partition])))
+        end = draw(st.integers(start, num_records)) if is_drawn else num_records
         merge.push(partition, [ts_ms or 0 for ts_ms in log[partition][start:end]], range(start, end))
         place[partition] = end
-        if end == len(log[partition]):
+        if end == num_records:
             merge.end(partition)
-        assert merge.waiting(partition) <= len(log[partition])
-        popped += merge.pop_ready(draw(st.integers(0, 10)))
+        assert merge.waiting(partition) <= num_records
+        popped += merge.pop_ready(draw(st.integers(0, 10)) if is_drawn else 10)
     return popped
 
 
