@@ -45,6 +45,9 @@ _BY_HISTORY: dict[str, Any] = {
     "loss": "sampled_softmax",
 }
 
+ROWS_RATES = {"adam": 0.003, "rowwise_adam": 0.003}
+"""The learning rate of rows for an optimiser that is not the default, unless a rate is given."""
+
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {},
     "paper": {"model": _PAPER_MODEL, "learning": _PAPER_LEARNING},

@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from feature_store.configuration import Configuration
 from feature_store.errors import SettingsError
-from feature_store.presets import PRESETS
+from feature_store.presets import PRESETS, ROWS_RATES
 
 ENVIRONMENT_PREFIX = "DUALSTREAM_"
 
@@ -66,6 +66,7 @@ def load_configuration(
     ]
     explicit = _merge(layers)
     merged = _merge([explicit, _preset_layer(explicit, sources)])
+    merged = _merge([merged, _rate_layer(merged)])
     # By way of JSON, strictly: "64" is no number and true no 1, while a path may be text and 1 a float.
     text = json.dumps(merged, default=str)
     try:
@@ -187,6 +188,14 @@ def _parse(text: str, field: FieldInfo | None) -> object:
         if field is not None and field.annotation in (str, Path) and not isinstance(value, str)
         else value
     )
+
+
+def _rate_layer(merged: Tree) -> Tree:
+    """Return the rate that goes with the rows' optimiser, which lies under everything else."""
+    learning = merged.get("learning")
+    optimiser = learning.get("rows_optimiser") if isinstance(learning, dict) else None
+    rate = ROWS_RATES.get(optimiser) if isinstance(optimiser, str) else None
+    return {} if rate is None else {"learning": {"rows_learning_rate": rate}}
 
 
 def _preset_layer(explicit: Tree, sources: Sources) -> Tree:

@@ -29,7 +29,7 @@ from simulators.online_trials import (
 )
 
 _WIDE = 150  # columns where nobody's terminal says how many there are
-_QUICK_WINDOWS, _QUICK_POINTS, _EPOCHS = 10, 2, 6
+_QUICK_WINDOWS, _QUICK_POINTS, _EPOCHS = 10, 2, 8
 _NAMES_OF_NEGATIVES = ",".join(NEGATIVES)
 
 
@@ -48,7 +48,7 @@ def add_online_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--windows", type=int, help="parts of the log that are asked about (default: 40)")
     parser.add_argument("--window-size", type=int, default=500, help="reviews in one (default: 500)")
     parser.add_argument("--retrain-points", type=int, help="retrainings along the log (default: 4)")
-    parser.add_argument("--epochs", type=int, help="of each retraining (default: 6)")
+    parser.add_argument("--epochs", type=int, help="of each retraining (default: 8)")
     parser.add_argument(
         "--in-order",
         action="store_true",

@@ -215,7 +215,8 @@ class Learner:
     ) -> Scored:
         learning, model = self.config.learning, self.config.model
         log_expected_T = None
-        if model.logq:
+        is_drawn = learning.negatives_per_positive + learning.shared_negatives + learning.in_batch_negatives
+        if model.logq and is_drawn:
             log_expected_T = self._log_expected(items, candidates, num_positives, len(users_BD))
         logits_BJ = score(
             candidates, users_BD / model.temperature, items_TD, learning.in_batch_negatives, log_expected_T

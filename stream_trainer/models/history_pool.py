@@ -34,6 +34,7 @@ def pool_history(
     """
     check_places(history_BL, len(embedding_IK))
     weight_L = embedding_IK.new_ones(history_BL.shape[1]) if weight_L is None else weight_L
+    assert len(weight_L) == history_BL.shape[1], f"{len(weight_L)} weights for {history_BL.shape[1]} places"
     pooled_BK: Tensor = _PoolHistory.apply(embedding_IK, history_BL.numpy(), weight_L, -1.0 if mean else -0.5)
     return pooled_BK
 

@@ -1,7 +1,8 @@
-"""Differentiable functions whose loops are compiled: what autograd would do in many walks through memory.
+"""Functions whose loops are compiled: what torch or autograd would do in many walks through memory.
 
-Pure. Each has the formula of its gradient; those are checked against torch's. Legend: n rows, R of a
-table, W their width, D width, V values, K embedding width, C places, F features, B items or queries.
+Pure. Those that are differentiable have the formula of their gradient, which is checked against torch's.
+Legend: n rows, R of a table, W their width, D width, V values, K embedding width, C places, F features, B
+items or queries.
 """
 
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ def leading_columns(rows_RW: F32, places_n: I64, widths: Sequence[int]) -> list[
     [[[0.0], [1.0]], [[0.0, 1.0], [0.0, 0.0]]]
     """
     assert not len(places_n) or 0 <= places_n.min() <= places_n.max() < len(rows_RW), "a place outside"
+    assert sum(widths) <= rows_RW.shape[1], "wider than a row"
     parts = [np.empty((len(places_n), width), np.float32) for width in widths]
     if parts:
         _copy_columns(rows_RW, places_n, tuple(parts))

@@ -13,7 +13,7 @@ _ROWS_AT_ONCE = 64
 
 
 def bce_loss(logits_BJ: Tensor) -> Tensor:
-    """Return loss_p of the paper: the mean binary cross-entropy over all pairs that count (those above minus
+    """Return loss_p of the paper: the mean binary cross-entropy over all pairs that count (those not at minus
     infinity), column 0 being the positive.
 
     >>> round(float(bce_loss(torch.tensor([[0.0, 0.0, -torch.inf]]))), 4)
@@ -21,7 +21,7 @@ def bce_loss(logits_BJ: Tensor) -> Tensor:
     """
     labels_BJ = torch.zeros_like(logits_BJ)
     labels_BJ[:, 0] = 1.0
-    counts_BJ = logits_BJ > -torch.inf
+    counts_BJ = logits_BJ != -torch.inf  # NaN counts, so that it is seen
     known_BJ = torch.where(counts_BJ, logits_BJ, 0.0)
     losses_BJ = F.binary_cross_entropy_with_logits(known_BJ, labels_BJ, reduction="none")
     return (losses_BJ * counts_BJ).sum() / counts_BJ.sum()

@@ -55,7 +55,7 @@ class _ReluLayers(torch.autograd.Function):
                 if number < len(weights) or last_relu:
                     _cut_off(kept[-1])
         ctx.last_relu, ctx.factor_BZ = last_relu, factor_BZ
-        ctx.spans, ctx.dtype = _spans(parts), parts[0].dtype
+        ctx.spans, ctx.dtypes = _spans(parts), [part.dtype for part in parts]
         ctx.save_for_backward(*weights, *kept)
         return kept[-1][: len(parts[0])]
 
@@ -73,7 +73,7 @@ class _ReluLayers(torch.autograd.Function):
             gradient_BO = gradient_BO @ weights[number]
             if number:  # in place: this gradient is ours alone
                 _cut_off_back(gradient_BO, kept[number])
-        to_parts = _apart(gradient_BO[: len(gradient_BD)], ctx.spans, ctx.factor_BZ, ctx.dtype)
+        to_parts = _apart(gradient_BO[: len(gradient_BD)], ctx.spans, ctx.factor_BZ, ctx.dtypes)
         return None, None, None, None, *to_parts, *gradients
 
 
@@ -97,12 +97,13 @@ def _side_by_side(parts: Sequence[Tensor], dtype: torch.dtype, factor_BZ: Tensor
 
 
 def _apart(
-    gradient_BZ: Tensor, spans: list[slice], factor_BZ: Tensor | None, dtype: torch.dtype
+    gradient_BZ: Tensor, spans: list[slice], factor_BZ: Tensor | None, dtypes: list[torch.dtype]
 ) -> list[Tensor]:
-    """Return the gradient of each part, contiguous, in the parts' own type."""
-    if factor_BZ is None:
-        return [gradient_BZ[:, span].to(dtype).contiguous() for span in spans]
-    return [(gradient_BZ[:, span] * factor_BZ[:, span]).to(dtype) for span in spans]
+    """Return the gradient of each part, contiguous, in the part's own type."""
+    parts = [gradient_BZ[:, span] for span in spans]
+    if factor_BZ is not None:
+        parts = [part * factor_BZ[:, span] for part, span in zip(parts, spans, strict=True)]
+    return [part.to(dtype).contiguous() for part, dtype in zip(parts, dtypes, strict=True)]
 
 
 def _num_missing(num: int, dtype: torch.dtype) -> int:

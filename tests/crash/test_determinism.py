@@ -38,7 +38,7 @@ MODELS = {
         "learning.in_batch_negatives=true",
         "model.logq=true",
         "model.use_user_id=true",
-        "learning.rows_optimiser=adagrad",
+        "learning.rows_optimiser=rowwise_adam",
         "learning.frequency_half_life=300",
         "join.max_waiting_impressions=100",
     ],

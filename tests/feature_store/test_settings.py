@@ -223,6 +223,23 @@ def test_the_papers_and_the_reproductions_figures() -> None:
     assert not paper.model.own_tower_mimic
 
 
+@pytest.mark.parametrize(
+    ("flags", "rate"),
+    [
+        ((), 0.05),
+        (("learning.rows_optimiser=adagrad",), 0.05),
+        (("learning.rows_optimiser=rowwise_adam",), 0.003),
+        (("learning.rows_optimiser=adam",), 0.003),
+        (("learning.rows_optimiser=adam", "learning.rows_learning_rate=0.01"), 0.01),
+        (("model.preset=reproduction",), 0.05),
+    ],
+)
+def test_the_rate_of_rows_goes_with_their_optimiser_unless_it_is_given(
+    flags: tuple[str, ...], rate: float
+) -> None:
+    assert from_flags(*flags).learning.rows_learning_rate == rate
+
+
 def test_the_mended_paper_is_the_paper_but_for_two_settings() -> None:
     paper, mended = from_flags("model.preset=paper"), from_flags("model.preset=paper_mended")
     two = {"preset": "paper_mended", "last_relu": False, "temperature": 0.1}

@@ -64,6 +64,11 @@ def test_huge_logits_stay_finite(loss: object) -> None:
     assert float(value) == pytest.approx(2000.0 if loss is sampled_softmax_loss else 1000.0)
 
 
+@pytest.mark.parametrize("loss", [bce_loss, sampled_softmax_loss])
+def test_what_is_no_number_is_seen(loss: object) -> None:
+    assert math.isnan(float(loss(torch.tensor([[0.0, torch.nan, -torch.inf]]))))  # type: ignore[operator]
+
+
 def test_mimic_divides_the_sum_over_positives_by_all_pairs() -> None:
     """Two positives, T = 2 (S + 1) = 12 pairs with S = 5: ((1-3)² + 2² + 0² + (4-1)²) / 12."""
     augmented, target = torch.tensor([[1.0, 2.0], [0.0, 4.0]]), torch.tensor([[3.0, 0.0], [0.0, 1.0]])

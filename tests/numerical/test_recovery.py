@@ -37,7 +37,7 @@ def share_in_block(world: World) -> float:
         (),
         ("model.name=two_tower",),
         ("model.user_augmented=learned", "model.item_augmented=learned", "model.use_user_id=true"),
-        ("learning.rows_optimiser=adagrad", "learning.rows_learning_rate=0.05"),
+        ("learning.rows_optimiser=rowwise_adam",),
         ("learning.shared_negatives=0", "learning.in_batch_negatives=true", "model.logq=true"),
         ("model.preset=paper_mended", *REHEARSED),
         ("model.preset=youtube_dnn", *REHEARSED),

@@ -35,7 +35,7 @@ PRESETS = {
         "join.attribution_window_seconds=0.2",
         "join.allowed_lateness_seconds=0",
         "learning.shown_negatives=3",
-        "learning.rows_optimiser=adagrad",
+        "learning.rows_optimiser=rowwise_adam",
     ),
 }
 
