@@ -182,7 +182,7 @@ class LearningSettings(_Section):
     shown_negatives: int = Field(
         0, ge=0, le=200, description="shown, not clicked (needs join.emit = at_close)"
     )
-    rehearsal_ratio: int = Field(3, ge=0, le=64, description="learned examples drawn per new one")
+    rehearsal_ratio: int = Field(2, ge=0, le=64, description="learned examples drawn per new one")
     rehearsal_recent_share: float = Field(0.5, ge=0, le=1, description="those that favour the newest")
     rehearsal_half_life: float = Field(2000, gt=0, description="in examples: so much older, half as likely")
     rehearsal_capacity: int = Field(200_000, ge=0, description="newest learned examples kept for it")
