@@ -38,7 +38,7 @@ def trace(*overrides: str) -> list[dict[str, float]]:
             {"main": 7.544087, "mimic_item": 0.1166488},
         ),
         (
-            (),
+            ("learning.rehearsal_ratio=3",),
             {"main": 7.689077, "mimic_item": 0.5},
             {"main": 7.567929, "mimic_item": 0.4556649},
         ),

@@ -30,18 +30,18 @@ def test_a_small_log_from_end_to_end(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     generate(data, num_users=150, num_items=80, num_interactions=2500, num_categories=4, seed=2)
     flags = ("--windows", "5", "--window-size", "150", "--retrain-points", "2", "--epochs", "2")
-    flags += ("--refresh", "60,604800", "--negatives", "shown", "--rehearsal", "0,3", "--jobs", "2")
+    flags += ("--refresh", "60,604800", "--negatives", "shown", "--rehearsal", "0,2", "--jobs", "2")
     done = online(data, out, *flags)
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "online.json").read_text())
     assert [entry["seconds"] for entry in result["refresh"]] == [0, 60, 604800, None]
-    assert [entry["name"] for entry in result["rehearsal"]] == ["0", "3"]
+    assert [entry["name"] for entry in result["rehearsal"]] == ["0", "2"]
     assert [entry["name"] for entry in result["negatives"]] == ["shown"]
     assert all(entry["learn_seconds"] > 0 for entry in result["rehearsal"])  # a cost to print; never a race
     end = result["ratios"]["retrained"]["end"]["hr@50"]
     assert end["ratio"] == end["online"] / end["retrained"]
     assert end["low"] <= end["ratio"] <= end["high"]
-    assert result["rehearsal"][1]["hr@50"] == result["refresh"][0]["hr@50"]  # 3 is the default: the main pass
+    assert result["rehearsal"][1]["hr@50"] == result["refresh"][0]["hr@50"]  # 2 is the default: the main pass
     assert len(list((out / "trials").glob("*.npz"))) == 3
     assert "Online beside retrained" in (out / "online.md").read_text()
     for picture in ("over_time", "refresh", "rehearsal"):
