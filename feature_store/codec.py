@@ -113,40 +113,45 @@ def decode_many(
     """
     reader = _READERS[kind]
     from_msgpack, owner_of = reader.from_msgpack, reader.owner_of
-    event: Event | None
     events: list[Event | DecodeError] = []
     for key, value, timestamp_ms in records:
         if value and value[0] >= _FIRST_OF_MSGPACK and len(value) <= MAX_MESSAGE_BYTES:
             try:
                 event = from_msgpack(value)
             except _REFUSALS:
-                event = None
-            if event is not None and owner_of(event).encode() == key:  # nearly all: no call for each
-                events.append(event)
-                continue
-        events.append(_event_or_error(reader, key, value, timestamp_ms))
+                events.append(_event_or_error(reader, key, value, timestamp_ms))
+            else:  # nearly all: no call for each
+                events.append(event if owner_of(event).encode() == key else _mismatch(reader, key, event))
+        else:
+            events.append(_event_or_error(reader, key, value, timestamp_ms))
     return events
 
 
 def _event_or_error(
     reader: _Reader, key: bytes | None, value: bytes | None, timestamp_ms: int
 ) -> Event | DecodeError:
+    """Take what the first step over msgpack is not for, or was too strict for."""
     try:
         if not value:
             return _deletion(reader.kind, key, timestamp_ms)
         if len(value) > MAX_MESSAGE_BYTES:
             detail = f"the value has {len(value)} bytes; at most {MAX_MESSAGE_BYTES} are accepted"
             return DecodeError(DecodeReason.OVERSIZED, detail)
-        try:
-            event = (reader.from_msgpack if value[0] >= _FIRST_OF_MSGPACK else reader.from_json)(value)
-        except _REFUSALS:
-            event = _read_again(reader, value)
+        event = (_read_again if value[0] >= _FIRST_OF_MSGPACK else _read_json)(reader, value)
     except DecodeError as error:
         return error
-    owner = reader.owner_of(event)
-    if key == owner.encode():
-        return event
-    return key_mismatch(reader.kind, reader.key_field, key, owner)
+    return event if reader.owner_of(event).encode() == key else _mismatch(reader, key, event)
+
+
+def _mismatch(reader: _Reader, key: bytes | None, event: Event) -> DecodeError:
+    return key_mismatch(reader.kind, reader.key_field, key, reader.owner_of(event))
+
+
+def _read_json(reader: _Reader, value: bytes) -> Event:
+    try:
+        return reader.from_json(value)
+    except _REFUSALS:
+        return _read_again(reader, value)
 
 
 def _read_again(reader: _Reader, value: bytes) -> Event:
