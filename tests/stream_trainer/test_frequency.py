@@ -102,3 +102,15 @@ def test_uniform_draws_count_too() -> None:
         learn(world, [0, 0, 0, 1, 2], 5)
         losses.append(world.learn([world.click("a", "i0", 100), world.click("b", "i1", 101)])["main"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_where_only_what_was_shown_is_scored_nothing_is_corrected() -> None:
+    """Nothing is drawn by frequency then: the logarithm of an expected count of 0 would spoil every score."""
+    shown_only = ("learning.shared_negatives=0", "learning.shown_negatives=2", "join.emit=at_close")
+    losses = []
+    for logq in ("true", "false"):
+        world = World(configuration(*SMALL, *shown_only, f"model.logq={logq}"))
+        world.add_items(ITEMS)
+        losses.append(world.learn([world.click("u0", "i0", 0, (1, 2)), world.click("u1", "i1", 1, (0, 3))]))
+    assert math.isfinite(losses[0]["main"])
+    assert losses[0] == losses[1]
