@@ -3,13 +3,15 @@
 Legend: B positives, J candidates of each (column 0 is the positive), D width.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ROWS_AT_ONCE = 64
+_LOGITS_AT_ONCE = 1 << 17  # half a MiB
 
 
 def bce_loss(logits_BJ: Tensor) -> Tensor:
@@ -19,12 +21,8 @@ def bce_loss(logits_BJ: Tensor) -> Tensor:
     >>> round(float(bce_loss(torch.tensor([[0.0, 0.0, -torch.inf]]))), 4)
     0.6931
     """
-    labels_BJ = torch.zeros_like(logits_BJ)
-    labels_BJ[:, 0] = 1.0
-    counts_BJ = logits_BJ != -torch.inf  # NaN counts, so that it is seen
-    known_BJ = torch.where(counts_BJ, logits_BJ, 0.0)
-    losses_BJ = F.binary_cross_entropy_with_logits(known_BJ, labels_BJ, reduction="none")
-    return (losses_BJ * counts_BJ).sum() / counts_BJ.sum()
+    loss: Tensor = _BinaryCrossEntropy.apply(logits_BJ)
+    return loss
 
 
 def sampled_softmax_loss(logits_BJ: Tensor) -> Tensor:
@@ -38,25 +36,10 @@ def sampled_softmax_loss(logits_BJ: Tensor) -> Tensor:
     return loss
 
 
-class _SampledSoftmax(torch.autograd.Function):
+class _LossByBlocks(torch.autograd.Function):
     """A block of rows at a time, gradient included: the matrix of logits is too large for the cache, and
     autograd would walk through it a dozen times.
     """
-
-    @staticmethod
-    def forward(ctx: Any, logits_BJ: Tensor) -> Tensor:
-        """The gradient is (softmax − 1 for the positive, softmax for the others) / B."""
-        num = len(logits_BJ)
-        ctx.gradient_BJ = torch.empty_like(logits_BJ)
-        losses_B = logits_BJ.new_empty(num)
-        for start in range(0, num, _ROWS_AT_ONCE):
-            rows = slice(start, start + _ROWS_AT_ONCE)
-            logs, gradient = logits_BJ[rows].log_softmax(1), ctx.gradient_BJ[rows]
-            losses_B[rows] = -logs[:, 0]
-            torch.exp(logs, out=gradient)
-            gradient[:, 0] -= 1
-            gradient.mul_(1 / num)
-        return losses_B.mean()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -64,6 +47,49 @@ class _SampledSoftmax(torch.autograd.Function):
         """Nearly always the loss is summed up as it is."""
         gradient_BJ: Tensor = ctx.gradient_BJ
         return gradient_BJ if float(gradient) == 1 else gradient_BJ * gradient
+
+
+def _blocks(logits_BJ: Tensor) -> Iterator[slice]:
+    num_rows = max(1, _LOGITS_AT_ONCE // logits_BJ.shape[1])
+    return (slice(start, start + num_rows) for start in range(0, len(logits_BJ), num_rows))
+
+
+class _BinaryCrossEntropy(_LossByBlocks):
+    @staticmethod
+    def forward(ctx: Any, logits_BJ: Tensor) -> Tensor:
+        """The gradient is (sigmoid − 1 for the positive, sigmoid for the others) / pairs; of what is at minus
+        infinity both it and the loss are 0 without further ado. Each −sigmoid(−x) is sigmoid(x) − 1 for a
+        large x too.
+        """
+        # By numpy: torch sums up booleans as integers of 8 bytes. NaN counts, so that it is seen.
+        num_pairs = int(np.count_nonzero(logits_BJ.detach().numpy() != -np.inf))
+        ctx.gradient_BJ = torch.empty_like(logits_BJ)
+        sums = []
+        for rows in _blocks(logits_BJ):
+            logits, gradient = logits_BJ[rows], ctx.gradient_BJ[rows]
+            torch.sigmoid(logits, out=gradient)
+            gradient[:, 0] = -torch.sigmoid(-logits[:, 0])
+            gradient.div_(num_pairs)
+            losses = F.softplus(logits)
+            losses[:, 0] = F.softplus(-logits[:, 0])
+            sums.append(losses.sum())
+        return torch.stack(sums).sum() / num_pairs
+
+
+class _SampledSoftmax(_LossByBlocks):
+    @staticmethod
+    def forward(ctx: Any, logits_BJ: Tensor) -> Tensor:
+        """The gradient is (softmax − 1 for the positive, softmax for the others) / B."""
+        num = len(logits_BJ)
+        ctx.gradient_BJ = torch.empty_like(logits_BJ)
+        losses_B = logits_BJ.new_empty(num)
+        for rows in _blocks(logits_BJ):
+            logs, gradient = logits_BJ[rows].log_softmax(1), ctx.gradient_BJ[rows]
+            losses_B[rows] = -logs[:, 0]
+            torch.exp(logs, out=gradient)
+            gradient[:, 0] -= 1
+            gradient.mul_(1 / num)
+        return losses_B.mean()
 
 
 def mimic_loss(augmented_BD: Tensor, target_BD: Tensor, num_pairs: int) -> Tensor:
