@@ -55,7 +55,8 @@ class PassResult(NamedTuple):
 
     `rows` (Q,) are the reviews that were asked about, `windows` (Q,) the window of each, `ranks` of each
     series the middle ranks (Q,) of what was clicked next: NaN before a series exists, infinity for an item
-    that a generation does not hold yet. Seconds are of learning alone, and of each retraining.
+    that a generation does not hold yet. Seconds are of learning alone, and of each retraining. `chosen` are
+    the settings that a trial found best, if it looked for any.
     """
 
     rows: I64
@@ -65,6 +66,7 @@ class PassResult(NamedTuple):
     num_steps: int
     learn_seconds: float
     retrain_seconds: list[float]
+    chosen: str = ""
 
 
 def refresh_series(interval_seconds: float) -> str:

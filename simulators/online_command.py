@@ -16,12 +16,14 @@ from simulators.compare_trials import code_digest
 from simulators.comparison_report import rich_table
 from simulators.dataset import Dataset, load_dataset
 from simulators.epochs import EpochSettings
-from simulators.online import PassResult, Retraining
+from simulators.nightly import NIGHTLY_ALS, nightly_trial, with_nightly
+from simulators.online import FROZEN, RETRAINED, PassResult, Retraining
 from simulators.online_figures import along, refresh_figures, resolution_note, varied_figures, window_figures
 from simulators.online_plan import Plan, make_plan
 from simulators.online_report import about, draw, grids, markdown
 from simulators.online_trials import (
     NEGATIVES,
+    LogTrial,
     OnlineTrial,
     online_configuration,
     retraining_configuration,
@@ -31,6 +33,7 @@ from simulators.online_trials import (
 _WIDE = 150  # columns where nobody's terminal says how many there are
 _QUICK_WINDOWS, _QUICK_POINTS, _EPOCHS = 10, 2, 8
 _NAMES_OF_NEGATIVES = ",".join(NEGATIVES)
+_MAIN, _ALS = ("main", "main"), ("als", "als")  # of passes, beside those of variants
 
 
 class _Variant(NamedTuple):
@@ -80,6 +83,11 @@ def add_online_arguments(parser: argparse.ArgumentParser) -> None:
         "--rehearsal", metavar="R1,R2,…", help="ratios to compare, '' = none (default: 0,1,2,3,4,8)"
     )
     parser.add_argument(
+        "--als",
+        action=argparse.BooleanOptionalAction,
+        help="implicit ALS fitted every night, for a quarter of an hour (default: in a whole run)",
+    )
+    parser.add_argument(
         "--jobs", type=int, default=2, help="passes side by side, one thread each (default: 2)"
     )
     parser.add_argument(
@@ -91,8 +99,8 @@ def add_online_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"minutes: {_QUICK_WINDOWS} windows, {_QUICK_POINTS} retrainings "
-        "rehearsal 0 and 3, no negatives, unless asked for",
+        help=f"minutes: {_QUICK_WINDOWS} windows, {_QUICK_POINTS} retrainings, "
+        "rehearsal 0 and 3, neither negatives nor ALS, unless asked for",
     )
 
 
@@ -113,6 +121,8 @@ def run_online_command(args: argparse.Namespace) -> int:
     passes: dict[tuple[str, str], list[PassResult]] = {}
     for name, result in zip(names, results, strict=True):
         passes.setdefault(name, []).append(result)
+    for nightly in passes.get(_ALS, ()):
+        passes[_MAIN] = with_nightly(passes[_MAIN], nightly)
     told = _result(args, dataset, plan, passes, refresh)
     pictures = draw(told, folder)
     (folder / "online.json").write_text(json.dumps(told, indent=1))
@@ -138,6 +148,7 @@ def _fill_in(args: argparse.Namespace) -> None:
         "epochs": _EPOCHS,
         "negatives": "" if quick else _NAMES_OF_NEGATIVES,
         "rehearsal": "0,3" if quick else "0,1,2,3,4,8",
+        "als": not quick,
     }
     for name, value in defaults.items():
         if getattr(args, name) is None:
@@ -161,11 +172,11 @@ def _variants(args: argparse.Namespace) -> list[_Variant]:
 
 def _trials(
     args: argparse.Namespace, dataset: Dataset, variants: Sequence[_Variant], refresh: tuple[float, ...]
-) -> tuple[list[OnlineTrial], list[tuple[str, str]]]:
+) -> tuple[list[LogTrial], list[tuple[str, str]]]:
     """Return all passes, the long ones first, and the group and name of each. A variant that is the main pass
     anyway is not run twice.
     """
-    trials: list[OnlineTrial] = []
+    trials: list[LogTrial] = []
     names: list[tuple[str, str]] = []
     mains: list[OnlineTrial] = []
     for seed in range(args.seed, args.seed + args.seeds):
@@ -173,8 +184,11 @@ def _trials(
         config = online_configuration(dataset, args.config, args.overrides, seed)
         epochs = EpochSettings(count=args.epochs, in_order=args.in_order)
         mains.append(OnlineTrial(f"main, seed {seed}", config, refresh, Retraining(beside, epochs)))
+    if args.als:
+        trials.append(nightly_trial(args.seed))
+        names.append(_ALS)
     trials += mains
-    names += [("main", "main")] * len(mains)
+    names += [_MAIN] * len(mains)
     for variant in variants:
         for seed, main in enumerate(mains, args.seed):
             config = online_configuration(dataset, args.config, args.overrides, seed, variant.overrides)
@@ -191,7 +205,8 @@ def _result(
     passes: dict[tuple[str, str], list[PassResult]],
     refresh: tuple[float, ...],
 ) -> dict[str, Any]:
-    main, reviews = passes["main", "main"], dataset.reviews
+    main, reviews = passes[_MAIN], dataset.reviews
+    beside = [name for name in (RETRAINED, NIGHTLY_ALS, FROZEN) if name in main[0].ranks]
 
     def varied(group: str) -> list[dict[str, Any]]:
         return varied_figures({name: found for (of, name), found in passes.items() if of == group})
@@ -209,7 +224,11 @@ def _result(
         "frozen_at": plan.frozen_at,
         "note": resolution_note(reviews),
         "windows": window_figures(main, plan, reviews),
-        "ratios": along(main, plan, reviews.users),
+        "ratios": along(main, plan, reviews.users, beside),
+        "als": [
+            {"chosen": one.chosen, "num_fits": len(one.retrain_seconds), "seconds": one.learn_seconds}
+            for one in passes.get(_ALS, ())
+        ],
         "refresh": refresh_figures(main, refresh, reviews.users),
         "negatives": varied("negatives"),
         "rehearsal": varied("rehearsal"),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from simulators.compare_figures import finite
 from simulators.dataset import Reviews
 from simulators.metrics import hit_rate, mrr
-from simulators.online import FROZEN, NEVER, ONLINE, RETRAINED, PassResult, refresh_series
+from simulators.online import NEVER, ONLINE, PassResult, refresh_series
 from simulators.online_plan import Plan
 from simulators.statistics import METRICS, difference, means, per_user, resampled_means
 
@@ -51,9 +51,11 @@ def window_figures(results: Sequence[PassResult], plan: Plan, reviews: Reviews) 
     return windows
 
 
-def along(results: Sequence[PassResult], plan: Plan, users: npt.NDArray[np.integer]) -> Json:
-    """Return online ÷ retrained and online ÷ frozen with 95 % intervals: over the windows that follow a
-    retraining at once, over the last of these, over all windows, and after each retraining.
+def along(
+    results: Sequence[PassResult], plan: Plan, users: npt.NDArray[np.integer], others: Sequence[str]
+) -> Json:
+    """Return online ÷ each series beside it with 95 % intervals: over the windows that follow a retraining at
+    once, over the last of these, over all windows, and after each retraining.
 
     The strict comparison is with a model that was just retrained, which "along" and "end" are; between
     retrainings ("all") that model grows old.
@@ -64,7 +66,7 @@ def along(results: Sequence[PassResult], plan: Plan, users: npt.NDArray[np.integ
     masks |= {f"after retraining {number + 1}": retraining == number for number in range(last + 1)}
     return {
         other: {name: ratio(results, ONLINE, other, mask, users) for name, mask in masks.items()}
-        for other in (RETRAINED, FROZEN)
+        for other in others
     }
 
 

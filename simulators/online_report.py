@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from simulators.comparison_report import Grid
+from simulators.nightly import NIGHTLY_ALS
 from simulators.online import FROZEN, ONLINE, RETRAINED
 
 _METRICS = {"hr@10": "HR@10", "hr@50": "HR@50", "mrr10": "MRR × 10"}
-_COLOURS = {ONLINE: "#1f6fb2", RETRAINED: "#d1663a", FROZEN: "#9aa7b4"}
+_COLOURS = {FROZEN: "#9aa7b4", NIGHTLY_ALS: "#3f8f5b", RETRAINED: "#d1663a", ONLINE: "#1f6fb2"}
 _STYLE: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 _PLACES = {
     "end": "at the end",
@@ -28,8 +29,7 @@ _PLACES = {
 def grids(result: Mapping[str, Any]) -> list[Grid]:
     """Return the tables of a result, the headline first."""
     found = [
-        _ratios(result, RETRAINED),
-        _ratios(result, FROZEN),
+        *(_ratios(result, other) for other in result["ratios"]),
         _refresh(result["refresh"]),
         _varied("Negatives, each kind alone", "negatives", result["negatives"]),
         _varied("Rehearsal", "learned examples drawn per new one", result["rehearsal"]),
@@ -67,6 +67,13 @@ def about(result: Mapping[str, Any]) -> list[str]:
         f"{result['frozen_at'] / result['num_reviews']:.0%} of the log, histories going on.",
         f"Learning the log online took {learned:.0f} s, all retrainings together {retrained:.0f} s: one "
         "thread each, mean over seeds, without asking.",
+    ]
+    lines += [
+        f"Nightly ALS: implicit ALS fitted at midnight (UTC) on all reviews before, {found['num_fits']} "
+        f"nights in {found['seconds']:,.0f} s; its settings ({found['chosen']}) are the best of `compare`'s "
+        "candidates for these very questions: hindsight that favours it. Users it does not know get the most "
+        "popular items."
+        for found in result["als"]
     ]
     return [*lines, *([result["note"]] if result["note"] else [])]
 
@@ -152,7 +159,7 @@ def _over_time(result: Mapping[str, Any]) -> Figure:
     figure.suptitle(f"{result['data']}: asked when shown, learned when clicked")
     panels = figure.subplots(1, 2)
     for axes, metric in zip(panels, ("hr@50", "mrr10"), strict=True):
-        for name in (FROZEN, RETRAINED, ONLINE):
+        for name in [name for name in _COLOURS if name in result["windows"][0]["series"]]:
             points = [
                 (window["start"], window["series"][name][metric])
                 for window in result["windows"]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from queue import Empty, Queue
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from rich.console import Console
@@ -48,6 +48,20 @@ _OF_BATCHES = ("learning.batch_size", "learning.rehearsal_ratio")
 _POLL_SECONDS = 0.3
 
 
+class LogTrial(Protocol):
+    """What runs along a log in a process of its own, and is asked the questions of a plan."""
+
+    @property
+    def name(self) -> str:
+        """How its progress is called."""
+
+    def digest(self, part: str, plan: Plan) -> str:
+        """Return what the result's file is called; `part` is the digest of the data."""
+
+    def run(self, dataset: Dataset, plan: Plan, scratch: Path, on_progress: OnProgress) -> PassResult:
+        """Run, with whatever it stores in an empty scratch folder."""
+
+
 class OnlineTrial(NamedTuple):
     """One pass. `retraining` is None for a pass that is compared with other passes alone."""
 
@@ -57,7 +71,7 @@ class OnlineTrial(NamedTuple):
     retraining: Retraining | None = None
 
     def digest(self, part: str, plan: Plan) -> str:
-        """What the result's file is called; `part` is the digest of the data."""
+        """Return what the result's file is called; `part` is the digest of the data."""
         retraining = self.retraining
         told = [
             deciding(self.config),
@@ -67,6 +81,20 @@ class OnlineTrial(NamedTuple):
             plan,
         ]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
+
+    def run(
+        self,
+        dataset: Dataset,
+        plan: Plan,
+        scratch: Path,
+        on_progress: OnProgress = lambda done, total: None,
+    ) -> PassResult:
+        """Run the pass with its stores in an empty scratch folder."""
+        retraining = self.retraining
+        if retraining is not None:
+            retraining = retraining._replace(config=_stored_at(retraining.config, scratch / "retrained"))
+        config, seed = _stored_at(self.config, scratch / "store"), self.config.learning.seed
+        return run_online(config, dataset, seed, plan, self.refresh_seconds, retraining, on_progress)
 
 
 def online_configuration(
@@ -94,7 +122,7 @@ def retraining_configuration(
 
 
 def run_trials(
-    trials: Sequence[OnlineTrial], dataset: Dataset, plan: Plan, folder: Path, num_jobs: int, console: Console
+    trials: Sequence[LogTrial], dataset: Dataset, plan: Plan, folder: Path, num_jobs: int, console: Console
 ) -> list[PassResult]:
     """Return the results in order. Equal trials run once; what stands in the folder already does not run.
 
@@ -117,7 +145,7 @@ def run_trials(
 
 
 def _run_missing(
-    missing: Mapping[str, OnlineTrial],
+    missing: Mapping[str, LogTrial],
     dataset: Dataset,
     plan: Plan,
     folder: Path,
@@ -156,7 +184,7 @@ def _drain(news: "Queue[tuple[str, int, int]]") -> list[tuple[str, int, int]]:
 
 
 def _work(
-    trial: OnlineTrial,
+    trial: LogTrial,
     dataset: Dataset,
     plan: Plan,
     file: Path,
@@ -165,9 +193,7 @@ def _work(
 ) -> None:
     """Run one pass in a scratch folder and leave its result in `file`, whole or not at all."""
     with tempfile.TemporaryDirectory(prefix="dualstream-") as scratch, threadpool_limits(1):
-        result = run_in(
-            trial, dataset, plan, Path(scratch), lambda now, total: news.put((file.stem, now, total))
-        )
+        result = trial.run(dataset, plan, Path(scratch), lambda now, total: news.put((file.stem, now, total)))
     about = {**result._asdict(), "code": code, "name": trial.name}
     arrays = {f"ranks {name}": ranks for name, ranks in about.pop("ranks").items()}
     rows, windows = about.pop("rows"), about.pop("windows")
@@ -175,22 +201,6 @@ def _work(
     with unfinished.open("wb") as output:
         np.savez_compressed(output, rows=rows, windows=windows, about=np.array(json.dumps(about)), **arrays)
     unfinished.replace(file)
-
-
-def run_in(
-    trial: OnlineTrial,
-    dataset: Dataset,
-    plan: Plan,
-    scratch: Path,
-    on_progress: OnProgress = lambda done, total: None,
-) -> PassResult:
-    """Run one pass with its stores in an empty scratch folder."""
-    retraining = trial.retraining
-    if retraining is not None:
-        retraining = retraining._replace(config=_stored_at(retraining.config, scratch / "retrained"))
-    config = _stored_at(trial.config, scratch / "store")
-    seed = config.learning.seed
-    return run_online(config, dataset, seed, plan, trial.refresh_seconds, retraining, on_progress)
 
 
 def _stored_at(config: Configuration, path: Path) -> Configuration:

@@ -30,7 +30,7 @@ def test_a_small_log_from_end_to_end(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     generate(data, num_users=150, num_items=80, num_interactions=2500, num_categories=4, seed=2)
     flags = ("--windows", "5", "--window-size", "150", "--retrain-points", "2", "--epochs", "2")
-    flags += ("--refresh", "60,604800", "--negatives", "shown", "--rehearsal", "0,2", "--jobs", "2")
+    flags += ("--refresh", "60,604800", "--negatives", "shown", "--rehearsal", "0,2", "--jobs", "2", "--als")
     done = online(data, out, *flags)
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "online.json").read_text())
@@ -42,12 +42,15 @@ def test_a_small_log_from_end_to_end(tmp_path: Path) -> None:
     assert end["ratio"] == end["online"] / end["retrained"]
     assert end["low"] <= end["ratio"] <= end["high"]
     assert result["rehearsal"][1]["hr@50"] == result["refresh"][0]["hr@50"]  # 2 is the default: the main pass
-    assert len(list((out / "trials").glob("*.npz"))) == 3
+    assert len(list((out / "trials").glob("*.npz"))) == 4
+    assert result["ratios"]["nightly ALS"]["all"]["num_questions"] == 750
+    assert result["als"][0]["chosen"].startswith("als.regularization=")
+    assert "Online beside nightly ALS" in (out / "online.md").read_text()
     assert "Online beside retrained" in (out / "online.md").read_text()
     for picture in ("over_time", "refresh", "rehearsal"):
         assert (out / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     again = online(data, out, *flags)
-    assert "3 of 3 passes are there already" in again.stderr
+    assert "4 of 4 passes are there already" in again.stderr
     assert json.loads((out / "online.json").read_text())["windows"] == result["windows"]
     refused = online(data, out, "--negatives", "nice")
     assert refused.returncode != 0

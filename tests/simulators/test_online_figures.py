@@ -19,7 +19,7 @@ def test_a_ratio_to_next_to_nothing_has_no_interval_and_to_nothing_no_value():
     result = PassResult(np.arange(num), np.zeros(num, np.int64), ranks, num, 1, 1.0, [])
     users, everything = np.arange(num), np.ones(num, np.bool_)
     ratios = {
-        name: {"at the end": ratio([result], ONLINE, name, everything, users)} for name in (FROZEN, RETRAINED)
+        name: {"at the end": ratio([result], ONLINE, name, everything, users)} for name in (RETRAINED, FROZEN)
     }
     assert ratios[FROZEN]["at the end"]["hr@50"]["ratio"] == 40
     assert ratios[FROZEN]["at the end"]["hr@50"]["low"] is None
