@@ -163,14 +163,14 @@ class ModelSettings(_Section):
     loss: Literal["bce", "sampled_softmax"] = Field("sampled_softmax", description="the main loss")
     temperature: float = Field(0.1, gt=0, description="scores are divided by it")
     logq: bool = Field(False, description="subtract log of each candidate's expected count from its score")
-    popularity_weight: float = Field(0.3, ge=0, description="times log frequency, added to the scores served")
+    popularity_weight: float = Field(1.0, ge=0, description="times log frequency, added to the scores served")
 
 
 class LearningSettings(_Section):
     """Batches, negatives, rehearsal and optimisers."""
 
     seed: int = Field(0, ge=0, description="of initial rows and weights, draws and dropout")
-    batch_size: int = Field(128, ge=1, le=65_536, description="new positives in a step")
+    batch_size: int = Field(64, ge=1, le=65_536, description="new positives in a step")
     max_wait_seconds: float = Field(1.0, gt=0, description="live: a batch not full learns after this")
     negatives_per_positive: int = Field(
         0, ge=0, le=1000, description="S, uniform over the corpus, own to each positive"
@@ -184,10 +184,10 @@ class LearningSettings(_Section):
     )
     rehearsal_ratio: int = Field(2, ge=0, le=64, description="learned examples drawn per new one")
     rehearsal_recent_share: float = Field(0.5, ge=0, le=1, description="those that favour the newest")
-    rehearsal_half_life: float = Field(2000, gt=0, description="in examples: so much older, half as likely")
+    rehearsal_half_life: float = Field(500, gt=0, description="in examples: so much older, half as likely")
     rehearsal_capacity: int = Field(200_000, ge=0, description="newest learned examples kept for it")
     frequency_half_life: float = Field(
-        200_000, gt=0, description="positives after which a past positive counts half in an item's frequency"
+        5_000, gt=0, description="positives after which a past positive counts half in an item's frequency"
     )
     rows_optimiser: Literal["adam", "rowwise_adam", "adagrad"] = Field(
         "adagrad", description="its state: two numbers a weight (adam), one a weight, or one a row"
