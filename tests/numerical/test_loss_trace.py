@@ -33,12 +33,12 @@ def trace(*overrides: str) -> list[dict[str, float]]:
             {"main": 7.572795, "mimic_item": 0.1520637},
         ),
         (
-            (*ADAM, "learning.rehearsal_ratio=8", "learning.rehearsal_recent_share=0.5"),
+            (*ADAM, "learning.rehearsal_ratio=8", "learning.rehearsal_half_life=2000"),
             {"main": 7.689077, "mimic_item": 0.5},
             {"main": 7.544087, "mimic_item": 0.1166488},
         ),
         (
-            ("learning.rehearsal_ratio=3",),
+            ("learning.rehearsal_ratio=3", "learning.rehearsal_half_life=2000"),
             {"main": 7.689077, "mimic_item": 0.5},
             {"main": 7.567929, "mimic_item": 0.4556649},
         ),
