@@ -83,6 +83,13 @@ def add_online_arguments(parser: argparse.ArgumentParser) -> None:
         "--rehearsal", metavar="R1,R2,…", help="ratios to compare, '' = none (default: 0,1,2,3,4,8)"
     )
     parser.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="'SECTION.KEY=VALUE …'",
+        help="one more pass, with these settings, beside the main one (may be repeated)",
+    )
+    parser.add_argument(
         "--als",
         action=argparse.BooleanOptionalAction,
         help="implicit ALS fitted every night, for a quarter of an hour (default: in a whole run)",
@@ -167,6 +174,7 @@ def _variants(args: argparse.Namespace) -> list[_Variant]:
     return [
         *(_Variant("negatives", kind, NEGATIVES[kind]) for kind in kinds),
         *(_Variant("rehearsal", ratio, [f"learning.rehearsal_ratio={ratio}"]) for ratio in ratios),
+        *(_Variant("varied", setting, setting.split()) for setting in args.vary),
     ]
 
 
@@ -209,7 +217,9 @@ def _result(
     beside = [name for name in (RETRAINED, NIGHTLY_ALS, FROZEN) if name in main[0].ranks]
 
     def varied(group: str) -> list[dict[str, Any]]:
-        return varied_figures({name: found for (of, name), found in passes.items() if of == group})
+        return varied_figures(
+            {name: found for (of, name), found in passes.items() if of == group}, main, reviews.users
+        )
 
     return {
         "command": shlex.join(["simulator", *sys.argv[1:]]),
@@ -232,6 +242,7 @@ def _result(
         "refresh": refresh_figures(main, refresh, reviews.users),
         "negatives": varied("negatives"),
         "rehearsal": varied("rehearsal"),
+        "varied": varied("varied"),
         "seconds": {
             "learning": sum(one.learn_seconds for one in main) / len(main),
             "retraining": sum(sum(one.retrain_seconds) for one in main) / len(main),

@@ -20,6 +20,7 @@ Json = dict[str, Any]
 Mask = npt.NDArray[np.bool_]
 _SHOWN = ("hr@10", "hr@50", "mrr10")
 _NUM_RESAMPLES = 2000
+_MAIN = "the main pass"
 _DAY_MS = 86_400_000
 
 
@@ -117,18 +118,29 @@ def refresh_figures(
     return told
 
 
-def varied_figures(passes: Mapping[str, Sequence[PassResult]]) -> list[Json]:
-    """Return the figures of passes that differ in one thing, over all questions, with what learning cost."""
+def varied_figures(
+    passes: Mapping[str, Sequence[PassResult]],
+    main: Sequence[PassResult],
+    users: npt.NDArray[np.integer],
+) -> list[Json]:
+    """Return the figures of passes that differ from the main ones in one thing, over all questions, with what
+    learning cost, and their ratio to the main ones with its 95 % interval.
+    """
     told = []
+    everything = np.ones(len(main[0].rows), np.bool_)
     for name, results in passes.items():
-        everything = np.ones(len(results[0].rows), np.bool_)
         seconds = float(np.mean([result.learn_seconds for result in results]))
+        both = [
+            one._replace(ranks={name: one.ranks[ONLINE], _MAIN: other.ranks[ONLINE]})
+            for one, other in zip(results, main, strict=True)
+        ]
         told.append(
             {
                 "name": name,
                 **_figures(results, ONLINE, everything),
                 "learn_seconds": seconds,
                 "positives_per_second": results[0].num_positives / seconds,
+                "to_main": ratio(both, name, _MAIN, everything, users),
             }
         )
     return told

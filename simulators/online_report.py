@@ -33,6 +33,7 @@ def grids(result: Mapping[str, Any]) -> list[Grid]:
         _refresh(result["refresh"]),
         _varied("Negatives, each kind alone", "negatives", result["negatives"]),
         _varied("Rehearsal", "learned examples drawn per new one", result["rehearsal"]),
+        _varied("Settings varied", "setting", result["varied"]),
     ]
     return [grid for grid in found if grid.body]
 
@@ -119,11 +120,12 @@ def _refresh(entries: Sequence[Mapping[str, Any]]) -> Grid:
 
 
 def _varied(title: str, what: str, entries: Sequence[Mapping[str, Any]]) -> Grid:
-    header = [what, *_METRICS.values(), "learning, s", "positives/s"]
+    header = [what, *_METRICS.values(), "HR@50 ÷ main", "MRR ÷ main", "learning, s", "positives/s"]
     body = [
         [
             entry["name"],
             *(f"{entry[metric]:.4f}" for metric in _METRICS),
+            *(_interval(entry["to_main"][metric]) for metric in ("hr@50", "mrr10")),
             f"{entry['learn_seconds']:.1f}",
             f"{entry['positives_per_second']:,.0f}",
         ]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from trainer_runs import ROOT
 
 from simulators.synthetic import generate
@@ -31,6 +32,7 @@ def test_a_small_log_from_end_to_end(tmp_path: Path) -> None:
     generate(data, num_users=150, num_items=80, num_interactions=2500, num_categories=4, seed=2)
     flags = ("--windows", "5", "--window-size", "150", "--retrain-points", "2", "--epochs", "2")
     flags += ("--refresh", "60,604800", "--negatives", "shown", "--rehearsal", "0,2", "--jobs", "2", "--als")
+    flags += ("--vary", "model.augmented_dim=0 learning.batch_size=64")
     done = online(data, out, *flags)
     assert done.returncode == 0, done.stderr
     result = json.loads((out / "online.json").read_text())
@@ -42,7 +44,14 @@ def test_a_small_log_from_end_to_end(tmp_path: Path) -> None:
     assert end["ratio"] == end["online"] / end["retrained"]
     assert end["low"] <= end["ratio"] <= end["high"]
     assert result["rehearsal"][1]["hr@50"] == result["refresh"][0]["hr@50"]  # 2 is the default: the main pass
-    assert len(list((out / "trials").glob("*.npz"))) == 4
+    to_itself = result["rehearsal"][1]["to_main"]["hr@50"]
+    assert [to_itself[key] for key in ("ratio", "low", "high")] == [1, 1, 1]
+    (varied,) = result["varied"]
+    assert varied["name"] == "model.augmented_dim=0 learning.batch_size=64"
+    by_hand = varied["mrr10"] / result["refresh"][0]["mrr10"]
+    assert varied["to_main"]["mrr10"]["ratio"] == pytest.approx(by_hand, rel=1e-9)
+    assert varied["to_main"]["mrr10"]["low"] < by_hand < varied["to_main"]["mrr10"]["high"]
+    assert len(list((out / "trials").glob("*.npz"))) == 5
     assert result["ratios"]["nightly ALS"]["all"]["num_questions"] == 750
     assert result["als"][0]["chosen"].startswith("als.regularization=")
     assert "Online beside nightly ALS" in (out / "online.md").read_text()
@@ -50,7 +59,7 @@ def test_a_small_log_from_end_to_end(tmp_path: Path) -> None:
     for picture in ("over_time", "refresh", "rehearsal"):
         assert (out / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     again = online(data, out, *flags)
-    assert "4 of 4 passes are there already" in again.stderr
+    assert "5 of 5 passes are there already" in again.stderr
     assert json.loads((out / "online.json").read_text())["windows"] == result["windows"]
     refused = online(data, out, "--negatives", "nice")
     assert refused.returncode != 0

@@ -25,6 +25,6 @@ def test_a_ratio_to_next_to_nothing_has_no_interval_and_to_nothing_no_value():
     assert ratios[FROZEN]["at the end"]["hr@50"]["low"] is None
     assert ratios[RETRAINED]["at the end"]["hr@50"]["ratio"] is None
     assert "NaN" not in json.dumps(ratios)
-    empty = {"ratios": ratios, "refresh": [], "negatives": [], "rehearsal": []}
+    empty = {"ratios": ratios, "refresh": [], "negatives": [], "rehearsal": [], "varied": []}
     cells = [grid.body[0][4] for grid in grids(empty)[:2]]
     assert cells == ["–", "40.000"]
