@@ -30,9 +30,9 @@ _EPOCHS: Overrides = ("learning.rehearsal_ratio=0", "learning.precision=bfloat16
 _PAPER_RATES: Overrides = ("learning.rows_learning_rate=1e-2", "learning.dense_learning_rate=1e-3")
 _AS_PAPER: Overrides = (*_EPOCHS, *_PAPER_RATES, "learning.batch_size=256", "epochs.count=8")
 _PAPER: Overrides = ("model.preset=paper_mended", *_AS_PAPER)
-# What leave-last-out holds out is of any time, so popularity is that of the whole log.
+_DEFAULT: Overrides = (*_EPOCHS, "learning.batch_size=1024", "epochs.count=8")
+# Popularity as of the whole log: what leave-last-out holds out is of any time.
 _OF_ANY_TIME: Overrides = ("learning.frequency_half_life=200000", "model.popularity_weight=0.3")
-_DEFAULT: Overrides = (*_EPOCHS, *_OF_ANY_TIME, "learning.batch_size=1024", "epochs.count=8")
 _STREAMED: Overrides = ("learning.precision=bfloat16",)
 _PAPER_GRID: tuple[Overrides, ...] = (
     (),
@@ -47,11 +47,12 @@ _DAT_GRID: tuple[Overrides, ...] = (
     _STRONG_MIMIC,
     (*_STRONG_MIMIC, "learning.rows_learning_rate=3e-2"),
 )
+_LONGER: Overrides = ("learning.rows_learning_rate=3e-2", "epochs.count=10")
 _DEFAULT_GRID: tuple[Overrides, ...] = (
     (),
-    ("learning.rows_learning_rate=3e-2", "epochs.count=10"),
-    ("learning.rows_learning_rate=1e-1", "epochs.count=6"),
-    ("model.dropout=0.4",),
+    _LONGER,
+    (*_LONGER, *_OF_ANY_TIME),
+    ("learning.rows_learning_rate=1e-1", "epochs.count=6", *_OF_ANY_TIME),
 )
 # The default is for what comes next; the others remember more.
 _LESS_OF_NOW: Overrides = ("learning.batch_size=128", "learning.rehearsal_half_life=2000", *_OF_ANY_TIME)
