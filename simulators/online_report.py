@@ -175,7 +175,7 @@ def _over_time(result: Mapping[str, Any]) -> Figure:
         axes.set(title=_METRICS[metric], xlabel="reviews so far", ylim=(0, None))
         axes.grid(alpha=0.25)
         _name_years(axes, result["windows"])
-        axes.legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return figure
 
 
