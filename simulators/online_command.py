@@ -107,7 +107,7 @@ def add_online_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick",
         action="store_true",
         help=f"minutes: {_QUICK_WINDOWS} windows, {_QUICK_POINTS} retrainings, "
-        "rehearsal 0 and 3, neither negatives nor ALS, unless asked for",
+        "rehearsal 0 and 2, neither negatives nor ALS, unless asked for",
     )
 
 
@@ -154,7 +154,7 @@ def _fill_in(args: argparse.Namespace) -> None:
         "retrain_points": _QUICK_POINTS if quick else 4,
         "epochs": _EPOCHS,
         "negatives": "" if quick else _NAMES_OF_NEGATIVES,
-        "rehearsal": "0,3" if quick else "0,1,2,3,4,8",
+        "rehearsal": "0,2" if quick else "0,1,2,3,4,8",
         "als": not quick,
     }
     for name, value in defaults.items():
