@@ -42,34 +42,26 @@ class NightlyTrial(NamedTuple):
         settings = {name: found.model_dump() for name, found in self.candidates.items()}
         return hashlib.sha256(json.dumps([settings, self.seed, part, plan]).encode()).hexdigest()[:24]
 
-    def run(
-        self,
-        dataset: Dataset,
-        plan: Plan,
-        scratch: Path,
-        on_progress: OnProgress = lambda done, total: None,
-    ) -> PassResult:
+    def run(self, dataset: Dataset, plan: Plan, scratch: Path, on_progress: OnProgress) -> PassResult:
         """Return ranks of one series, NIGHTLY_ALS, with the seconds of each nightly fit."""
         rows_Q = np.concatenate([np.arange(window.start, window.stop) for window in plan.windows])
         windows_Q = np.repeat(np.arange(len(plan.windows)), [w.stop - w.start for w in plan.windows])
         night_Q = dataset.reviews.ts_ms[rows_Q] // _DAY_MS * _DAY_MS
         first_Q = np.array([w.start for w in plan.windows])[windows_Q]
         at_start_Q = dataset.reviews.ts_ms[first_Q] // _DAY_MS * _DAY_MS
-        sought = len(np.unique(at_start_Q)) * len(self.candidates) * (len(self.candidates) > 1)
-        total, done = sought + len(np.unique(night_Q)), 0
+        total, done = len(np.unique(at_start_Q)) * len(self.candidates) + len(np.unique(night_Q)), 0
 
         def fitted() -> None:
             nonlocal done
             done += 1
             on_progress(done, total)
 
-        found = {}
-        for name, settings in self.candidates.items() if sought else ():
-            ranks_Q, _ = ranks_along(dataset, rows_Q, at_start_Q, settings, self.seed, fitted)
-            found[name] = hit_rate(ranks_Q, 50)
-        best = max(found, key=lambda name: found[name]) if sought else next(iter(self.candidates))
-        settings = self.candidates[best]
-        ranks_Q, seconds = ranks_along(dataset, rows_Q, night_Q, settings, self.seed, fitted)
+        def hits(name: str) -> float:
+            ranks_Q, _ = ranks_along(dataset, rows_Q, at_start_Q, self.candidates[name], self.seed, fitted)
+            return hit_rate(ranks_Q, 50)
+
+        best = max(self.candidates, key=hits)
+        ranks_Q, seconds = ranks_along(dataset, rows_Q, night_Q, self.candidates[best], self.seed, fitted)
         return PassResult(rows_Q, windows_Q, {NIGHTLY_ALS: ranks_Q}, 0, 0, sum(seconds), seconds, best)
 
 

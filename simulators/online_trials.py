@@ -82,13 +82,7 @@ class OnlineTrial(NamedTuple):
         ]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
 
-    def run(
-        self,
-        dataset: Dataset,
-        plan: Plan,
-        scratch: Path,
-        on_progress: OnProgress = lambda done, total: None,
-    ) -> PassResult:
+    def run(self, dataset: Dataset, plan: Plan, scratch: Path, on_progress: OnProgress) -> PassResult:
         """Run the pass with its stores in an empty scratch folder."""
         retraining = self.retraining
         if retraining is not None:
