@@ -24,6 +24,7 @@ from simulators.statistics import (
     spread,
 )
 from simulators.trials import TrialResult
+from simulators.variety import Variety
 
 Json = dict[str, Any]
 By = Literal["category", "history"]
@@ -225,6 +226,10 @@ def _row(measured: Measured, runs: Sequence[Mapping[str, float]], means_BM: npt.
         "source": CONTENDERS[row.contender].source,
         "figures": figures,
         "published": published(row.contender),
+        "variety": {
+            name: finite(float(np.mean([getattr(result.variety, name) for result in results])))
+            for name in Variety._fields
+        },
         "seconds": spread([result.seconds for result in results])._asdict(),
         "peak_mib": max(result.peak_mib for result in results),
     }

@@ -27,10 +27,12 @@ from feature_store.telemetry import StopSignals
 from simulators.contenders import CONTENDERS
 from simulators.evaluate import Held
 from simulators.trials import Trial, TrialResult, run_trial, settings_of
+from simulators.variety import Variety
 
 Runner: TypeAlias = Callable[[Trial, Held, Path], TrialResult]
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PACKAGES = ("feature_store", "stream_trainer", "index_refresher", "simulators")
+_LAYOUT = 2  # of a result's file: with variety
 _SHOWN_EVERY_S = 0.5
 _PROCESSES = multiprocessing.get_context("forkserver")  # its server imports torch once for all trials
 
@@ -46,7 +48,7 @@ class Task(NamedTuple):
     def digest(self) -> str:
         """What the result's file is called: another contender, setting, seed or review makes another name."""
         how = CONTENDERS[self.trial.contender].how
-        told = [self.trial.contender, how, settings_of(self.trial), self.trial.seed, self.part]
+        told = [_LAYOUT, self.trial.contender, how, settings_of(self.trial), self.trial.seed, self.part]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
 
 
@@ -178,7 +180,8 @@ class Trials:
         with np.load(self._file(digest)) as stored:
             about = json.loads(str(stored["about"]))
             ranks = stored["ranks"]
-        return Outcome(TrialResult(ranks, about["seconds"], about["peak_mib"]), about["code"])
+        variety = Variety(**about["variety"])
+        return Outcome(TrialResult(ranks, variety, about["seconds"], about["peak_mib"]), about["code"])
 
 
 def label(trial: Trial) -> str:
@@ -239,6 +242,7 @@ def _work(runner: Runner, task: Task, folder: Path, digest: str, code: str) -> N
         return
     about = {
         "trial": task.trial,
+        "variety": result.variety._asdict(),
         "seconds": result.seconds,
         "peak_mib": result.peak_mib,
         "code": code,

@@ -11,6 +11,10 @@ from rich.table import Table
 _PUBLISHED = {"hr@50": "HR@50", "hr@100": "HR@100", "mrr10": "MRR × 10"}
 _METRICS = {**_PUBLISHED, "hr@10": "HR@10", "ndcg@10": "NDCG@10"}
 _RECALL = {"recall@10": "Recall@10", "recall@50": "Recall@50"}
+_VARIETY = {
+    "coverage": "share of the catalogue that somebody sees",
+    "overlap": "share that two people have in common",
+}
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
     "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
@@ -34,6 +38,7 @@ def grids(result: Mapping[str, Any], published: bool = True, every_category: boo
         _differences(result),
         _questions(result),
         _groups(result, every_category),
+        _variety(result),
         _costs(result),
         _failures(result),
     ]
@@ -185,6 +190,11 @@ def _groups(result: Mapping[str, Any], every: bool) -> Grid:
     return Grid(title, header, body)
 
 
+def _variety(result: Mapping[str, Any]) -> Grid:
+    body = [[row["title"], *(_share(row["variety"][name]) for name in _VARIETY)] for row in result["rows"]]
+    return Grid("How alike people's first 50 are", ["Model", *_VARIETY.values()], body)
+
+
 def _costs(result: Mapping[str, Any]) -> Grid:
     body = [
         [
@@ -223,6 +233,10 @@ def _spread(value: Mapping[str, float | None] | float | None) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     return f"{value['mean']:.4f}" + ("" if value["sd"] is None else f" ± {value['sd']:.4f}")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
 
 
 def _interval(found: Mapping[str, float]) -> str:

@@ -1,11 +1,11 @@
 """Offline evaluation: replay, learn, and rank what each user did next over the whole corpus.
 
 Owns the protocol. Items that a user has in training are left out; equal scores share the middle rank; queries
-are made as the server makes them, from the committed store. Legend: Q queries, N items.
+are made as the server makes them, from the committed store. Legend: Q queries, N items, U users, K places.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from simulators.dataset import Dataset, Reviews, TimeSplit, leave_last_out, spli
 from simulators.metrics import Ranks, hit_rate, middle_ranks, mrr, ndcg
 from simulators.replay import create_topics, replay
 from simulators.timeline import num_events, timeline
+from simulators.variety import PLACES, Variety, top_items, variety
 from stream_trainer.feed_process import open_feed
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.models.retrieval import best_scores
@@ -32,6 +33,7 @@ from stream_trainer.trainer import Summary, Trainer
 
 Places = npt.NDArray[np.int64]
 _SCORES_AT_ONCE = 1 << 23  # 32 MiB of float32, and about as much again while they are compared
+_LISTS = 5_000  # enough to say how alike lists are; coverage is theirs, more users would show more
 Progress = Callable[[int, int], None]
 
 
@@ -40,6 +42,13 @@ class Held(NamedTuple):
 
     train: Dataset
     test: Dataset
+
+
+class Ranked(NamedTuple):
+    """How what was held out is ranked (Q,), in the order of `held.test.reviews`; how alike lists are."""
+
+    ranks: Ranks
+    variety: Variety
 
 
 def hold_out(dataset: Dataset, train_end_ms: int | None, test_start_ms: int | None) -> Held:
@@ -99,18 +108,24 @@ def learn(config: Configuration, on_progress: Progress) -> Summary:
 def evaluate_store(store: Path, held: Held, seed: int) -> dict[str, dict[str, float]]:
     """Rank the held-out items by the committed model, by popularity in training and at random.
 
-    Returns `figures_of` for each of `dat`, `popularity`, `random`.
+    Returns `figures_of`, `coverage@50` and `overlap@50` (`Variety`) of each: `dat`, `popularity`, `random`.
     """
-    ranks = {
-        "dat": ranks_of_store(store, held),
-        "popularity": ranks_of_scorer(held, popularity_scorer(held.train)),
-        "random": ranks_of_scorer(held, random_scorer(held.train, seed)),
+    ranked = {
+        "dat": rank_by_store(store, held),
+        "popularity": rank_by_scorer(held, popularity_scorer(held.train)),
+        "random": rank_by_scorer(held, random_scorer(held.train, seed)),
     }
-    return {name: figures_of(parts, held) for name, parts in ranks.items()}
+    return {
+        name: {
+            **figures_of(each.ranks, held),
+            **{f"{figure}@{PLACES}": value for figure, value in each.variety._asdict().items()},
+        }
+        for name, each in ranked.items()
+    }
 
 
-def ranks_of_store(store: Path, held: Held) -> Ranks:
-    """Return `ranks_of` by the model committed to a store, with corpus and queries embedded as for serving.
+def rank_by_store(store: Path, held: Held) -> Ranked:
+    """Rank by the model committed to a store, with corpus and queries embedded as for serving.
 
     Raises:
         DataError: an item of the data is not in the store's corpus.
@@ -126,14 +141,18 @@ def ranks_of_store(store: Path, held: Held) -> Ranks:
             queries = embedder.embed([user_ids[user] for user in users]).embeddings_QD
             return best_scores(queries, corpus.embeddings_ND)
 
-        return ranks_of(held, _places(corpus, held.test.reviews), model)
+        return _ranked(held, _places(corpus, held.test.reviews), model)
     finally:
         reader.close()
 
 
-def ranks_of_scorer(held: Held, scorer: Scorer) -> Ranks:
-    """Return `ranks_of` by scores whose columns are the data set's items in their own order."""
-    return ranks_of(held, np.arange(len(held.test.reviews.item_ids)), scorer)
+def rank_by_scorer(held: Held, scorer: Scorer) -> Ranked:
+    """Rank by scores whose columns are the data set's items in their own order."""
+    return _ranked(held, np.arange(len(held.test.reviews.item_ids)), scorer)
+
+
+def _ranked(held: Held, place: Places, scorer: Scorer) -> Ranked:
+    return Ranked(ranks_of(held, place, scorer), variety_of(held, place, scorer))
 
 
 def ranks_of(held: Held, place: Places, scorer: Scorer) -> Ranks:
@@ -144,15 +163,29 @@ def ranks_of(held: Held, place: Places, scorer: Scorer) -> Ranks:
     """
     test = held.test.reviews
     owned = _items_of(held.train.reviews, place)
-    nothing = np.zeros(0, np.int64)
-    block = max(1, _SCORES_AT_ONCE // max(1, len(place)))
     ranks = np.zeros(len(test))
-    for start in range(0, len(test), block):
-        rows = slice(start, start + block)
+    for rows in _blocks(len(test), len(place)):
         users = test.users[rows].tolist()
-        excluded = [owned.get(user, nothing) for user in users]
-        ranks[rows] = middle_ranks(scorer(users), place[test.items[rows]], excluded)
+        ranks[rows] = middle_ranks(scorer(users), place[test.items[rows]], [owned(user) for user in users])
     return ranks
+
+
+def variety_of(held: Held, place: Places, scorer: Scorer) -> Variety:
+    """Return how alike the lists of the test's users are: of 5,000 evenly chosen ones if they are more."""
+    users_U = np.unique(held.test.reviews.users)
+    users_U = users_U[np.linspace(0, len(users_U) - 1, min(_LISTS, len(users_U))).astype(np.int64)]
+    owned = _items_of(held.train.reviews, place)
+    lists = [
+        top_items(scorer(users), [owned(user) for user in users], PLACES)
+        for users in (users_U[rows].tolist() for rows in _blocks(len(users_U), len(place)))
+    ]
+    num_places = min(shown_UK.shape[1] for shown_UK in lists)
+    return variety(np.concatenate([shown_UK[:, :num_places] for shown_UK in lists]), len(place))
+
+
+def _blocks(num_rows: int, num_items: int) -> Iterator[slice]:
+    block = max(1, _SCORES_AT_ONCE // max(1, num_items))
+    return (slice(start, start + block) for start in range(0, num_rows, block))
 
 
 def figures_of(ranks: Ranks, held: Held) -> dict[str, float]:
@@ -179,10 +212,13 @@ def _places(corpus: EmbeddedCorpus, reviews: Reviews) -> Places:
     return np.array([place_of[item_id] for item_id in reviews.item_ids], np.int64)
 
 
-def _items_of(reviews: Reviews, place: Places) -> dict[int, npt.NDArray[np.int64]]:
+def _items_of(reviews: Reviews, place: Places) -> Callable[[int], Places]:
+    """Return what gives a user's items."""
     order = np.argsort(reviews.users, kind="stable")
     users, starts = np.unique(reviews.users[order], return_index=True)
-    return dict(zip(users.tolist(), np.split(place[reviews.items[order]], starts[1:]), strict=True))
+    owned = dict(zip(users.tolist(), np.split(place[reviews.items[order]], starts[1:]), strict=True))
+    nothing = np.zeros(0, np.int64)
+    return lambda user: owned.get(user, nothing)
 
 
 def report(held: Held, figures: dict[str, dict[str, float]], summary: Summary, seed: int) -> dict[str, Any]:

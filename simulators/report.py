@@ -25,7 +25,14 @@ img { width: 100%; } .person { display: grid; grid-template-columns: 1fr 1fr; ga
 ol, ul { margin: .3rem 0; padding-left: 1.4rem; } small { color: #5b6b7c; }
 """
 _INK, _SECOND = "#1f6fb2", "#d1663a"
-COLUMNS = (("hr@10", "HR@10"), ("hr@50", "HR@50"), ("hr@100", "HR@100"), ("mrr10", "MRR × 10"))
+COLUMNS = (
+    ("hr@10", "HR@10"),
+    ("hr@50", "HR@50"),
+    ("hr@100", "HR@100"),
+    ("mrr10", "MRR × 10"),
+    ("coverage@50", "coverage"),
+    ("overlap@50", "overlap"),
+)
 NAMES = {"dat": "DAT, one streaming pass", "popularity": "Popularity", "random": "Random"}
 
 
@@ -47,7 +54,8 @@ def render(report: Mapping[str, Any]) -> str:
 <p>{html.escape(report["story"])}</p>
 <h2>Each user's last item, ranked over all {report["num_items"]:,} items</h2>
 {_table(report["figures"])}
-<p><small>Items that a user already has are left out.
+<p><small>Items that a user already has are left out. Coverage is the share of the catalogue that
+stands in somebody's first 50; overlap the share of them that two people have in common.
 Seed {report["seed"]}; {report["num_test"]:,} users.</small></p>
 <h2>While it learned</h2>
 <div class="pictures">{"".join(pictures)}</div>

@@ -21,11 +21,12 @@ from simulators.evaluate import (
     Held,
     feature_overrides,
     learn,
-    ranks_of_scorer,
-    ranks_of_store,
+    rank_by_scorer,
+    rank_by_store,
     replay_into_log,
 )
 from simulators.metrics import Ranks
+from simulators.variety import Variety
 
 
 class Trial(NamedTuple):
@@ -40,11 +41,12 @@ class TrialResult(NamedTuple):
     """What came of it.
 
     `ranks` (Q,) are the middle ranks of the held-out reviews' items, in the order of `held.test.reviews`;
-    `seconds` those of learning, without loading and ranking; `peak_mib` the most memory that this process
-    ever had resident.
+    `variety` says how alike lists are; `seconds` are those of learning, without loading and ranking;
+    `peak_mib` is the most memory that this process ever had resident.
     """
 
     ranks: Ranks
+    variety: Variety
     seconds: float
     peak_mib: float
 
@@ -78,7 +80,7 @@ def run_trial(trial: Trial, held: Held, folder: Path) -> TrialResult:
         else:
             train_epochs(config, held.train, trial.seed, own.epochs)
         seconds = time.perf_counter() - started
-        ranks = ranks_of_store(config.store.path, held)
+        ranked = rank_by_store(config.store.path, held)
     else:
         if overrides:
             raise SettingsError(f"{trial.contender} does not know the setting {overrides[0]}")
@@ -89,8 +91,8 @@ def run_trial(trial: Trial, held: Held, folder: Path) -> TrialResult:
         else:
             scorer = random_scorer(held.train, trial.seed)
         seconds = time.perf_counter() - started
-        ranks = ranks_of_scorer(held, scorer)
-    return TrialResult(ranks, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        ranked = rank_by_scorer(held, scorer)
+    return TrialResult(*ranked, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def settings_of(trial: Trial) -> list[object]:

@@ -84,7 +84,7 @@ def test_evaluate_writes_figures_that_say_what_was_planted_was_learned(evaluated
     assert set(figures) == {"dat", "popularity", "random"}
     names = {"hr@10", "hr@50", "hr@100", "mrr10", "ndcg@10", "recall@10", "recall@50"}
     for figure in figures.values():
-        assert set(figure) == names
+        assert set(figure) == names | {"coverage@50", "overlap@50"}
         assert 0 < figure["hr@10"] < figure["hr@50"] < figure["hr@100"] <= 1
     assert figures["random"]["hr@50"] == pytest.approx(50 / NUM_ITEMS, abs=0.06)
     assert figures["dat"]["hr@50"] > 2 * figures["random"]["hr@50"]

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from simulators.baselines import AlsSettings, als_scorer, popularity_scorer, random_scorer
 from simulators.dataset import load_dataset
-from simulators.evaluate import Held, figures_of, hold_out, ranks_of_scorer
+from simulators.evaluate import Held, figures_of, hold_out, rank_by_scorer
 from simulators.synthetic import generate
 
 
@@ -35,7 +35,7 @@ def test_als_beats_popularity_and_chance_does_not(held: Held):
         "popularity": popularity_scorer(held.train),
         "random": random_scorer(held.train, 0),
     }
-    mrr10 = {name: figures_of(ranks_of_scorer(held, s), held)["mrr10"] for name, s in scorers.items()}
+    mrr10 = {name: figures_of(rank_by_scorer(held, s).ranks, held)["mrr10"] for name, s in scorers.items()}
     assert mrr10["als"] > 1.3 * mrr10["popularity"]
     assert mrr10["popularity"] > mrr10["random"]
 

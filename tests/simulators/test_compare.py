@@ -12,18 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from known_trials import Counted, dies, known_ranks, slow, trials_in
 from rich.console import Console
 
-from feature_store.errors import DataError, SettingsError
+from feature_store.errors import SettingsError
 from simulators.compare import Options, compare
-from simulators.compare_trials import Runner, Trials
+from simulators.compare_trials import Trials
 from simulators.comparison_pictures import draw
 from simulators.comparison_report import grids, latex, markdown, rich_table
 from simulators.contenders import CONTENDERS
 from simulators.dataset import Dataset, load_dataset
-from simulators.evaluate import Held, figures_of, hold_out
+from simulators.evaluate import figures_of, hold_out
 from simulators.synthetic import generate
-from simulators.trials import Trial, TrialResult
+from simulators.trials import Trial
 
 THREE, BUDGET = "dat,wals,random", len(CONTENDERS["dat"].grid)
 
@@ -33,48 +34,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder: Path = tmp_path_factory.mktemp("generated")
     generate(folder, 300, 80, 4_000, num_categories=5, seed=1)
     return load_dataset(folder)
-
-
-def known_ranks(trial: Trial, held: Held, folder: Path) -> TrialResult:
-    """Rank so that dat is better than wals, wals than random, and the last candidate than the others."""
-    good = {"dat": 2, "dat_without_cal": 3, "wals": 5}.get(trial.contender, 40)
-    grid = CONTENDERS[trial.contender].grid
-    good -= bool(grid) and set(grid[-1]) <= set(trial.overrides)
-    rng = np.random.default_rng(trial.seed)
-    return TrialResult(np.ceil(rng.random(len(held.test.reviews)) * good * 3), 1.5, 100.0)
-
-
-class Counted:
-    """Counts what is run, and fails where told."""
-
-    def __init__(self, fail: str = "") -> None:
-        self.ran: Counter[Trial] = Counter()
-        self.helds: list[Held] = []
-        self.fail = fail
-
-    def __call__(self, trial: Trial, held: Held, folder: Path) -> TrialResult:
-        assert list(folder.iterdir()) == []
-        self.ran[trial] += 1
-        self.helds.append(held)
-        if self.fail and self.fail in str(trial):
-            raise DataError(f"no {self.fail}\ntoday")
-        return known_ranks(trial, held, folder)
-
-
-def slow(trial: Trial, held: Held, folder: Path) -> TrialResult:
-    if trial.seed:
-        time.sleep(60)
-    return known_ranks(trial, held, folder)
-
-
-def dies(trial: Trial, held: Held, folder: Path) -> TrialResult:
-    if trial.contender == "wals":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return known_ranks(trial, held, folder)
-
-
-def trials_in(folder: Path, runner: Runner, num_jobs: int = 0, code: str = "code") -> Trials:
-    return Trials(folder, num_jobs, Console(file=io.StringIO()), runner, code)
 
 
 def test_every_candidate_is_tried_once_and_the_best_runs_with_every_seed(
@@ -245,8 +204,9 @@ def test_categories_add_up_and_small_ones_stand_apart(dataset: Dataset, tmp_path
 
 def test_a_bootstrap_runs_once_on_each_sample_and_counts_samples(dataset: Dataset, tmp_path: Path) -> None:
     runner = Counted()
-    options = Options("dat,random", num_samples=4, sample_share=0.5)
-    result = compare(dataset, options, trials_in(tmp_path, runner))
+    result = compare(
+        dataset, Options("dat,random", num_samples=4, sample_share=0.5), trials_in(tmp_path, runner)
+    )
     sizes = [len(held.train.items) for held in runner.helds]
     assert len(runner.helds) == BUDGET + 2 * 4
     assert len({id(held.test) for held in runner.helds}) == 1 + 4  # one to tune on, four samples
@@ -261,6 +221,7 @@ def test_what_is_written_can_be_read(dataset: Dataset, tmp_path: Path) -> None:
     result = compare(dataset, Options(THREE, num_seeds=2), trials_in(tmp_path / "trials", known_ranks))
     assert json.loads(json.dumps(result, allow_nan=False))["data"] == dataset.name
     lines = markdown(result).splitlines()
+    assert "| DAT | 25.0% | 50.0% |" in lines
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("| DAT")}
     header = next(line for line in lines if line.startswith("| Model"))
     assert "paper: HR@50" in header
@@ -275,8 +236,8 @@ def test_what_is_written_can_be_read(dataset: Dataset, tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=170)
     for grid in grids(result, published=False):
         console.print(rich_table(grid))
-    for path in draw(result, tmp_path, "compare"):
-        assert path.read_bytes().startswith(b"\x89PNG")
+    pictures = [path.read_bytes() for path in draw(result, tmp_path, "compare")]
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from feature_store.settings import load_configuration
 from feature_store.store import FeatureStore, FeatureStoreReader
 from simulators.dataset import Dataset, load_dataset
 from simulators.epochs import EpochSettings, Past, fold_past, prefix_means, rebuild_means, train_epochs
-from simulators.evaluate import figures_of, hold_out, popularity_scorer, ranks_of_scorer, ranks_of_store
+from simulators.evaluate import figures_of, hold_out, popularity_scorer, rank_by_scorer, rank_by_store
 from simulators.synthetic import generate
 from simulators.timeline import timeline
 from stream_trainer.examples import Examples
@@ -139,7 +139,7 @@ def test_the_same_seed_ranks_the_same_and_another_does_not(tmp_path: Path, datas
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         config = configuration(tmp_path / name)
         train_epochs(config, held.train, seed, EpochSettings(count=2))
-        ranks.append(ranks_of_store(config.store.path, held))
+        ranks.append(rank_by_store(config.store.path, held).ranks)
     assert ranks[0].tobytes() == ranks[1].tobytes() != ranks[2].tobytes()
 
 
@@ -180,8 +180,8 @@ def test_epochs_find_what_is_planted_and_tell_of_each(tmp_path: Path):
     train_epochs(config, held.train, 0, EpochSettings(count=8), on_epoch)
     assert [done for done, _ in told] == list(range(9))
     assert all(later > earlier for (_, earlier), (_, later) in pairwise(told))
-    learned = figures_of(ranks_of_store(config.store.path, held), held)
-    popular = figures_of(ranks_of_scorer(held, popularity_scorer(held.train)), held)
+    learned = figures_of(rank_by_store(config.store.path, held).ranks, held)
+    popular = figures_of(rank_by_scorer(held, popularity_scorer(held.train)).ranks, held)
     assert learned["mrr10"] > 1.3 * popular["mrr10"]
 
 

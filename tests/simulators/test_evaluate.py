@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulators.dataset import Dataset, Reviews
-from simulators.evaluate import Held, figures_of, ranks_of, ranks_of_scorer
+from simulators.evaluate import Held, figures_of, rank_by_scorer, ranks_of, variety_of
 from simulators.metrics import middle_ranks
 
 BOOKS_ITEMS = 243_166
@@ -44,8 +44,8 @@ def test_constant_embeddings_score_as_random_ones():
     num_users, num_items = 3_000, 200
     rng = np.random.default_rng(1)
     held = held_of(num_users, num_items, rng.integers(0, 100, num_users), rng.integers(100, 200, num_users))
-    noise = ranks_of_scorer(held, lambda users: rng.random((len(users), num_items), np.float32))
-    constant = ranks_of_scorer(held, lambda users: np.full((len(users), num_items), 0.3, np.float32))
+    noise = rank_by_scorer(held, lambda users: rng.random((len(users), num_items), np.float32)).ranks
+    constant = rank_by_scorer(held, lambda users: np.full((len(users), num_items), 0.3, np.float32)).ranks
     assert set(constant.tolist()) == {100.0}  # the middle of 199: one is the user's own
     assert noise.mean() == pytest.approx(100.0, abs=3.0)
     figures = figures_of(constant, held)
@@ -66,12 +66,43 @@ def test_memory_of_ranking_is_bounded_at_the_size_of_books():
 
     tracemalloc.start()
     try:
-        ranks_of_scorer(held, scorer)
+        rank_by_scorer(held, scorer)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert sum(blocks) == 500
+    assert sum(blocks) == 2 * 500  # ranked, and listed
     assert peak < 120 << 20
+
+
+def test_lists_are_of_the_catalogue_without_what_the_user_has_and_one_a_user():
+    owned, test_items = np.array([0, 1, 2]), np.array([3, 4, 5])
+    held = held_of(3, 54, test_items, owned)
+    place = np.arange(54)[::-1]
+    ascending = np.arange(54, dtype=np.float32)  # by column: the data set's first items are the best
+
+    def alike(users: list[int]) -> np.ndarray:
+        return np.tile(ascending, (len(users), 1))
+
+    # Of 54 items each list leaves out its user's own, one of 0, 1, 2, and the last three that fit no more.
+    found = variety_of(held, place, alike)
+    assert found.coverage == pytest.approx(51 / 54)
+    assert found.overlap == pytest.approx(49 / 50)
+    reviews = held.test.reviews
+    twice = Dataset("x", Reviews(**{**vars(reviews), "users": np.array([0, 0, 1], np.int32)}), {})
+    assert variety_of(Held(held.train, twice), place, alike).overlap == pytest.approx(49 / 50)
+
+
+def test_many_users_are_sampled(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("simulators.evaluate._LISTS", 3)
+    held = held_of(10, 100, np.arange(10), np.arange(10, 20))
+    asked: list[int] = []
+
+    def scorer(users: list[int]) -> np.ndarray:
+        asked.extend(users)
+        return np.zeros((len(users), 100), np.float32)
+
+    variety_of(held, np.arange(100), scorer)
+    assert asked == [0, 4, 9]
 
 
 def test_recall_is_a_mean_over_users_and_hit_rate_over_reviews():
