@@ -28,8 +28,8 @@ from simulators.evaluate import (
     Held,
     feature_overrides,
     hold_out,
-    ranks_of_scorer,
-    ranks_of_store,
+    rank_by_scorer,
+    rank_by_store,
 )
 from simulators.metrics import hit_rate
 from simulators.replay import create_topics, replay
@@ -49,8 +49,8 @@ class Size:
 
     def __init__(self, folder: Path, share: int, seed: int, overrides: list[str]) -> None:
         self.share, self._folder = share, folder
-        numbers = [n // share for n in (NUM_USERS, NUM_ITEMS, NUM_INTERACTIONS)]
-        generate(folder / "data", *numbers, NUM_CATEGORIES, seed)
+        users, items, interactions = (n // share for n in (NUM_USERS, NUM_ITEMS, NUM_INTERACTIONS))
+        generate(folder / "data", users, items, interactions, NUM_CATEGORIES, seed)
         self.held: Held = hold_out(load_dataset(folder / "data"), None, None)
         self._settings = [
             *feature_overrides(self.held.train),
@@ -98,8 +98,8 @@ def measure(size: Size, console: Console) -> dict[str, Any]:
         "store_bytes": folder_bytes(store),
         "live_bytes": live_bytes(store),
         "restart_s": again.first_batch_s,
-        "hr@50": hit_rate(ranks_of_store(store, held), 50),
-        "hr@50 popularity": hit_rate(ranks_of_scorer(held, popularity_scorer(train)), 50),
+        "hr@50": hit_rate(rank_by_store(store, held).ranks, 50),
+        "hr@50 popularity": hit_rate(rank_by_scorer(held, popularity_scorer(train)).ranks, 50),
         "asking_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 

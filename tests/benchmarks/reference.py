@@ -52,7 +52,7 @@ class PlainDat(nn.Module):
         logits = torch.einsum("bd,bjd->bj", p_u, p_v) / 0.1
         labels = torch.zeros_like(logits)
         labels[:, 0] = 1
-        loss = F.binary_cross_entropy_with_logits(logits, labels)
+        loss: Tensor = F.binary_cross_entropy_with_logits(logits, labels)
         pairs = num * width
         loss = loss + 0.5 * (a_u - p_v[:, 0].detach()).square().sum() / pairs
         loss = loss + 0.5 * (a_v[:, 0] - p_u.detach()).square().sum() / pairs
@@ -86,8 +86,8 @@ class PlainLoop:
         items_BJ = torch.cat([positive_B[:, None], drawn], 1)
         self.sparse.zero_grad()
         self.dense.zero_grad()
-        self.model.loss(users_B, items_BJ, self.category_of[items_BJ]).backward()
-        self.sparse.step()
+        self.model.loss(users_B, items_BJ, self.category_of[items_BJ]).backward()  # type: ignore[no-untyped-call]
+        self.sparse.step()  # type: ignore[no-untyped-call]
         self.dense.step()
 
     def step_bfloat16(self, users_B: Tensor, positive_B: Tensor) -> None:
@@ -179,13 +179,13 @@ class PlainDefaultLoop:
     def step(self, users_B: Tensor, positive_B: Tensor) -> None:
         """Learn some positives, in batches of the preset's size."""
         batch = self.sizes[1]
-        for users, positives in zip(users_B.split(batch), positive_B.split(batch), strict=True):
+        for users, positives in zip(torch.split(users_B, batch), torch.split(positive_B, batch), strict=True):
             self.learn(users, positives)
 
     def step_bfloat16(self, users_B: Tensor, positive_B: Tensor) -> None:
         """Do the same with the layers in bfloat16, as torch's own autocast does it."""
         batch = self.sizes[1]
-        for users, positives in zip(users_B.split(batch), positive_B.split(batch), strict=True):
+        for users, positives in zip(torch.split(users_B, batch), torch.split(positive_B, batch), strict=True):
             # Around one batch: the weights in bfloat16 are kept until it ends.
             with torch.autocast("cpu", torch.bfloat16):
                 self.learn(users, positives)
@@ -204,8 +204,8 @@ class PlainDefaultLoop:
         self.sparse.zero_grad()
         self.dense.zero_grad()
         loss, p_v = self.model.loss(history_BL, mean_BD, items_T, self.category_of[items_T])
-        loss.backward()
-        self.sparse.step()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.sparse.step()  # type: ignore[no-untyped-call]
         self.dense.step()
         self.history[users_B] = torch.cat([self.history[users_B, 1:], positive_B[:, None]], 1)
         past = self.count[users_B].clamp(max=3)
@@ -236,4 +236,4 @@ class Floor:
             y = x
             for layer in one:
                 y = layer(y) if isinstance(layer, nn.Linear) else y
-            y.backward(torch.ones_like(y))
+            y.backward(torch.ones_like(y))  # type: ignore[no-untyped-call]
