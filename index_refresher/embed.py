@@ -3,8 +3,8 @@ generation's.
 
 Owns the reading of rows for serving. Never writes anything, and never trains: no dropout, no gradient. What
 is searched by inner product is the model's output, the queries' over the temperature, with one column more:
-weight × log popularity for items and 1 for queries. Legend: N items, Q queries, I interests, D embedding
-width (one more than the model's where popularity counts), W row width, L history length.
+weight × log popularity for items and how much it counts for queries. Legend: N items, Q queries, I interests,
+D embedding width (one more than the model's where popularity counts), W row width, L history length.
 """
 
 import json
@@ -27,6 +27,7 @@ from stream_trainer.models.loops import pool_values
 from stream_trainer.models.retrieval import History, ItemInputs, UserInputs
 
 F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
 
 
 class EmbeddedCorpus(NamedTuple):
@@ -177,6 +178,16 @@ def _with_popularity(p_ND: F32, popularity_N: F32, settings: ModelSettings) -> F
     return np.concatenate([p_ND, column_N1], axis=1)
 
 
+def _asking_for_popularity(p_QD: F32, num_positives_Q: I64, settings: ModelSettings) -> F32:
+    """Append the column by which popularity counts: h / (h + n) for a history of n positives. The more is
+    known of somebody, the less is to be learned from what all others want.
+    """
+    half = settings.popularity_history
+    counts_Q = (half / (half + num_positives_Q)).astype(np.float32)
+    column = np.broadcast_to(counts_Q.reshape(-1, *[1] * (p_QD.ndim - 1)), (*p_QD.shape[:-1], 1))
+    return np.concatenate([p_QD, column], axis=-1)
+
+
 class QueryEmbedder:
     """The user tower of one generation over the newest committed rows. For one thread at a time, as its
     reader.
@@ -205,7 +216,7 @@ class QueryEmbedder:
         with torch.no_grad():
             p_QD = scorer.model.embed_users(inputs).numpy() / settings.temperature
         if settings.popularity_weight:
-            p_QD = np.concatenate([p_QD, np.ones((*p_QD.shape[:-1], 1), np.float32)], axis=-1)
+            p_QD = _asking_for_popularity(p_QD, (codes_QL >= 0).sum(1), settings)
         history = [self._ids(codes[codes >= 0]) for codes in codes_QL]
         if settings.history_length:
             known_Q = known_Q & (codes_QL >= 0).any(1)

@@ -32,7 +32,7 @@ _AS_PAPER: Overrides = (*_EPOCHS, *_PAPER_RATES, "learning.batch_size=256", "epo
 _PAPER: Overrides = ("model.preset=paper_mended", *_AS_PAPER)
 _DEFAULT: Overrides = (*_EPOCHS, "learning.batch_size=1024", "epochs.count=8")
 # Popularity as of the whole log: what leave-last-out holds out is of any time.
-_OF_ANY_TIME: Overrides = ("learning.frequency_half_life=200000", "model.popularity_weight=0.3")
+_OF_ANY_TIME: Overrides = ("learning.frequency_half_life=200000", "model.popularity_weight=0.6")
 _STREAMED: Overrides = ("learning.precision=bfloat16",)
 _PAPER_GRID: tuple[Overrides, ...] = (
     (),

@@ -131,7 +131,10 @@ def test_queries_are_embedded_as_the_learner_does(shop: Shop, reader: FeatureSto
     scaled = queries.embeddings_QD[..., : expected.shape[-1]] * model.temperature
     np.testing.assert_allclose(scaled, expected, atol=1e-6)
     if model.popularity_weight:
-        assert (queries.embeddings_QD[..., -1] == 1).all()
+        half = model.popularity_history
+        counts = [half / (half + len(items)) for items in queries.history]
+        asked = queries.embeddings_QD[..., -1].reshape(len(users), -1)
+        np.testing.assert_allclose(asked, np.tile(counts, (asked.shape[1], 1)).T, rtol=1e-6)
     assert not queries.known_Q[-1]
     assert queries.known_Q[:-1].any()
 
@@ -143,9 +146,13 @@ def test_a_score_is_the_inner_product_over_temperature_plus_popularity(
     queries = QueryEmbedder(corpus.towers, corpus.model, reader).embed(USERS).embeddings_QD
     scores = best_scores(queries, corpus.embeddings_ND)
     model = shop.state.config.model
+    rows = shop.state.tables.user
+    rows.begin_batch()
+    num_learned_Q = (rows.ints(rows.slots(USERS), "history") >= 0).sum(1)
+    weight_Q = model.popularity_weight * 4 / (4 + num_learned_Q)  # half of it after four positives
     popularity = np.log((corpus.popularity_N + 1) / (corpus.popularity_N + 1).mean())
     expected = best_scores(learner_queries(shop, USERS), learner_items(shop)) / model.temperature
-    np.testing.assert_allclose(scores, expected + model.popularity_weight * popularity, atol=2e-5)
+    np.testing.assert_allclose(scores, expected + weight_Q[:, None] * popularity, atol=2e-5)
 
 
 def test_a_history_is_the_users_newest_clicks(shop: Shop, reader: FeatureStoreReader) -> None:
