@@ -214,13 +214,13 @@ class QueryEmbedder:
             rows.floats("numbers"),
         )
         with torch.no_grad():
-            p_QD = scorer.model.embed_users(inputs).numpy() / settings.temperature
+            p_QD: F32 = (scorer.model.embed_users(inputs) / settings.temperature).numpy()
         if settings.popularity_weight:
             p_QD = _asking_for_popularity(p_QD, (codes_QL >= 0).sum(1), settings)
         history = [self._ids(codes[codes >= 0]) for codes in codes_QL]
         if settings.history_length:
             known_Q = known_Q & (codes_QL >= 0).any(1)
-        return QueryEmbeddings(p_QD.astype(np.float32), known_Q, history)
+        return QueryEmbeddings(p_QD, known_Q, history)
 
     def _history(self, codes_QL: npt.NDArray[np.int64]) -> History:
         unique, inverse = np.unique(codes_QL, return_inverse=True)

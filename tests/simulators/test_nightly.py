@@ -9,7 +9,14 @@ import pytest
 from simulators.baselines import AlsSettings, als_scorer
 from simulators.dataset import Dataset, load_dataset
 from simulators.metrics import hit_rate
-from simulators.nightly import NIGHTLY_ALS, NightlyTrial, nightly_trial, ranks_along
+from simulators.nightly import (
+    NIGHTLY_ALS,
+    NIGHTLY_POPULAR,
+    NightlyTrial,
+    nightly_trial,
+    ranks_along,
+    recent_popularity,
+)
 from simulators.online_plan import Plan, Window
 from simulators.synthetic import generate
 
@@ -34,7 +41,7 @@ def asked(dataset: Dataset, *rows: int) -> tuple[np.ndarray, np.ndarray]:
 def test_a_rank_is_that_of_the_last_night_over_what_the_user_has_not(dataset: Dataset) -> None:
     reviews = dataset.reviews
     rows, nights = asked(dataset, 2100, 3990)
-    ranks, seconds = ranks_along(dataset, rows, nights, SETTINGS, 7)
+    (ranks,), seconds = ranks_along(dataset, rows, nights, SETTINGS, 7)
     assert len(seconds) == 2
     for row, night, rank in zip(rows.tolist(), nights.tolist(), ranks.tolist(), strict=True):
         user, item = int(reviews.users[row]), int(reviews.items[row])
@@ -50,7 +57,7 @@ def test_a_rank_is_that_of_the_last_night_over_what_the_user_has_not(dataset: Da
 
 def test_no_fit_knows_its_day_or_what_comes_later(dataset: Dataset) -> None:
     rows, nights = asked(dataset, 2100, 2110)
-    before, _ = ranks_along(dataset, rows, nights, SETTINGS, 0)
+    (before,), _ = ranks_along(dataset, rows, nights, SETTINGS, 0)
     assert np.isfinite(before).all()
     items = dataset.reviews.items.copy()
     later = (dataset.reviews.ts_ms >= nights[0]) & ~np.isin(np.arange(len(items)), rows)
@@ -59,7 +66,7 @@ def test_no_fit_knows_its_day_or_what_comes_later(dataset: Dataset) -> None:
     items[theirs] = dataset.reviews.items[theirs]  # what those who ask have is left out, today's too
     changed = replace(dataset, reviews=replace(dataset.reviews, items=items))
     assert (items != dataset.reviews.items).sum() > 1000
-    assert ranks_along(changed, rows, nights, SETTINGS, 0)[0].tolist() == before.tolist()
+    assert ranks_along(changed, rows, nights, SETTINGS, 0)[0][0].tolist() == before.tolist()
 
 
 def test_new_users_get_the_popular_and_new_items_are_not_found(dataset: Dataset) -> None:
@@ -69,14 +76,35 @@ def test_new_users_get_the_popular_and_new_items_are_not_found(dataset: Dataset)
     rest = (reviews.users != user) | (np.arange(len(reviews)) == row)
     new_user = dataset.take(rest)
     at = np.flatnonzero(rest).tolist().index(row)
-    (rank,), _ = ranks_along(new_user, np.array([at]), nights, SETTINGS, 0)
+    ((rank,),), _ = ranks_along(new_user, np.array([at]), nights, SETTINGS, 0)
     counts = np.bincount(reviews.items[rest & (reviews.ts_ms < nights[0])], minlength=400)
     ties = int((counts == counts[item]).sum()) - 1
     assert rank == 1 + (counts > counts[item]).sum() + ties / 2
     rest = (reviews.items != item) | (np.arange(len(reviews)) >= row)
     at = np.flatnonzero(rest).tolist().index(row)
-    (rank,), _ = ranks_along(dataset.take(rest), np.array([at]), nights, SETTINGS, 0)
+    ((rank,),), _ = ranks_along(dataset.take(rest), np.array([at]), nights, SETTINGS, 0)
     assert rank == np.inf
+
+
+def test_recent_popularity_is_added_for_those_it_knows_and_all_that_others_get(dataset: Dataset) -> None:
+    rows, nights = asked(dataset, 2100, 3990)
+    reviews, weight = dataset.reviews, 0.1
+    (alone, both), _ = ranks_along(dataset, rows, nights, SETTINGS, 7, (0.0, weight))
+    assert alone.tolist() == ranks_along(dataset, rows, nights, SETTINGS, 7)[0][0].tolist()
+    for row, night, rank in zip(rows.tolist(), nights.tolist(), both.tolist(), strict=True):
+        user, item = int(reviews.users[row]), int(reviews.items[row])
+        past = dataset.take(reviews.ts_ms < night)
+        counts, num = [0.0] * 400, len(past.reviews)
+        for age, each in enumerate(reversed(past.reviews.items.tolist())):
+            counts[each] += 0.5 ** (age / 5_000)
+        mean = (sum(counts) + 400) / 400
+        popularity = [float(np.log((count + 1) / mean)) for count in counts]
+        np.testing.assert_allclose(recent_popularity(past), popularity, atol=1e-5)
+        assert num > 1000
+        scores = als_scorer(past, SETTINGS, 7)([user])[0] + weight * np.array(popularity)
+        owned = set(reviews.items[:row][reviews.users[:row] == user].tolist())
+        better = [n for n in set(past.reviews.items.tolist()) - owned if scores[n] > scores[item]]
+        assert rank == 1 + len(better)
 
 
 def test_the_best_candidate_answers_every_night(dataset: Dataset, tmp_path: Path) -> None:
@@ -85,7 +113,8 @@ def test_the_best_candidate_answers_every_night(dataset: Dataset, tmp_path: Path
     heard: list[tuple[int, int]] = []
     trial = NightlyTrial("als", 0, candidates)
     result = trial.run(dataset, plan, tmp_path, lambda done, total: heard.append((done, total)))
-    assert result.chosen == "good"
+    assert result.chosen.startswith("good; good and popularity times 0.")
+    assert set(result.ranks) == {NIGHTLY_ALS, NIGHTLY_POPULAR}
     rows = np.concatenate([np.arange(1500, 1900), np.arange(3600, 4000)])
     assert result.rows.tolist() == rows.tolist()
     assert result.windows.tolist() == [0] * 400 + [1] * 400
@@ -93,7 +122,7 @@ def test_the_best_candidate_answers_every_night(dataset: Dataset, tmp_path: Path
     assert len(result.retrain_seconds) == num_nights
     assert heard == [(n + 1, 4 + num_nights) for n in range(4 + num_nights)]
     by_window = dataset.reviews.ts_ms[np.repeat([1500, 3600], 400)] // DAY_MS * DAY_MS
-    seldom, _ = ranks_along(dataset, rows, by_window, SETTINGS, 0)
+    (seldom,), _ = ranks_along(dataset, rows, by_window, SETTINGS, 0)
     nightly = result.ranks[NIGHTLY_ALS]
     assert hit_rate(nightly, 10) > hit_rate(seldom, 10) > 0.05  # by chance .025; the more nights the better
 
