@@ -164,7 +164,7 @@ class ModelSettings(_Section):
     temperature: float = Field(0.1, gt=0, description="scores are divided by it")
     logq: bool = Field(False, description="subtract log of each candidate's expected count from its score")
     popularity_weight: float = Field(1.6, ge=0, description="times log frequency, added to the scores served")
-    popularity_history: float = Field(4.0, gt=0, description="so many positives of a user halve that weight")
+    popularity_history: float = Field(4.0, gt=0, description="as many in a history halve that weight")
 
 
 class LearningSettings(_Section):

@@ -3,11 +3,14 @@ generation's.
 
 Owns the reading of rows for serving. Never writes anything, and never trains: no dropout, no gradient. What
 is searched by inner product is the model's output, the queries' over the temperature, with one column more:
-weight × log popularity for items and how much it counts for queries. Legend: N items, Q queries, I interests,
-D embedding width (one more than the model's where popularity counts), W row width, L history length.
+weight × log popularity for items, how much it counts for queries. The items' is multiplied and the queries'
+divided by the temperature's root: an IVF index, which groups items by all their columns, finds most so.
+Legend: N items, Q queries, I interests, D embedding width (one more than the model's where popularity
+counts), W row width, L history length.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -174,16 +177,17 @@ def _with_popularity(p_ND: F32, popularity_N: F32, settings: ModelSettings) -> F
     if not settings.popularity_weight or not len(p_ND):
         return p_ND
     shares_N = (popularity_N + 1) / (popularity_N.sum() + len(popularity_N))
-    column_N1 = (settings.popularity_weight * np.log(shares_N * len(shares_N))).astype(np.float32)[:, None]
+    weight = settings.popularity_weight * math.sqrt(settings.temperature)
+    column_N1 = (weight * np.log(shares_N * len(shares_N))).astype(np.float32)[:, None]
     return np.concatenate([p_ND, column_N1], axis=1)
 
 
 def _asking_for_popularity(p_QD: F32, num_positives_Q: I64, settings: ModelSettings) -> F32:
-    """Append the column by which popularity counts: h / (h + n) for a history of n positives. The more is
+    """Append the column by which popularity counts: h / (h + n) for n positives in the history. The more is
     known of somebody, the less is to be learned from what all others want.
     """
     half = settings.popularity_history
-    counts_Q = (half / (half + num_positives_Q)).astype(np.float32)
+    counts_Q = (half / (half + num_positives_Q) / math.sqrt(settings.temperature)).astype(np.float32)
     column = np.broadcast_to(counts_Q.reshape(-1, *[1] * (p_QD.ndim - 1)), (*p_QD.shape[:-1], 1))
     return np.concatenate([p_QD, column], axis=-1)
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from feature_store.errors import GenerationError
 from index_refresher.checks import CheckFigures
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILES = ("index.faiss", "items.msgpack", "popular.msgpack", "towers.safetensors", "model.json")
 MANIFEST = "manifest.json"
 MANIFEST_DIGEST = (

@@ -97,8 +97,8 @@ def make_draft(corpus: EmbeddedCorpus, queries_QD: F32, settings: RefreshSetting
 def check_queries(corpus: EmbeddedCorpus, reader: FeatureStoreReader) -> F32:
     """Return queries to measure recall with: users, as they would be answered; items where there are none.
 
-    Items are poor stand-ins: a user's query is longer, and has a constant in the popularity column. Each of a
-    user's interests is searched by itself, so each is a query.
+    Items are poor stand-ins: a user's query is longer, and its popularity column says how much that counts.
+    Each of a user's interests is searched by itself, so each is a query.
     """
     users = [key.decode() for key, _ in itertools.islice(reader.items("user"), _MAX_CHECK_USERS)]
     if not users:

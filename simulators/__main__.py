@@ -215,7 +215,7 @@ def _positive(text: str) -> float:
 
 def _write_json(path: Path, result: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1))
+    path.write_text(json.dumps(result, indent=1, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ _PUBLISHED = {"hr@50": "HR@50", "hr@100": "HR@100", "mrr10": "MRR × 10"}
 _METRICS = {**_PUBLISHED, "hr@10": "HR@10", "ndcg@10": "NDCG@10"}
 _RECALL = {"recall@10": "Recall@10", "recall@50": "Recall@50"}
 _VARIETY = {
-    "coverage": "share of the catalogue that somebody sees",
-    "overlap": "share that two people have in common",
+    "coverage": "share of the catalogue in any of them",
+    "overlap": "share of them that two users have in common",
 }
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
@@ -192,7 +192,7 @@ def _groups(result: Mapping[str, Any], every: bool) -> Grid:
 
 def _variety(result: Mapping[str, Any]) -> Grid:
     body = [[row["title"], *(_share(row["variety"][name]) for name in _VARIETY)] for row in result["rows"]]
-    return Grid("How alike people's first 50 are", ["Model", *_VARIETY.values()], body)
+    return Grid("First 50 of at most 5,000 users: how alike they are", ["Model", *_VARIETY.values()], body)
 
 
 def _costs(result: Mapping[str, Any]) -> Grid:

@@ -4,6 +4,7 @@ Owns the protocol. Items that a user has in training are left out; equal scores 
 are made as the server makes them, from the committed store. Legend: Q queries, N items, U users, K places.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -33,7 +34,7 @@ from stream_trainer.trainer import Summary, Trainer
 
 Places = npt.NDArray[np.int64]
 _SCORES_AT_ONCE = 1 << 23  # 32 MiB of float32, and about as much again while they are compared
-_LISTS = 5_000  # enough to say how alike lists are; coverage is theirs, more users would show more
+LISTS = 5_000  # enough to say how alike lists are; coverage is theirs, more users would show more
 Progress = Callable[[int, int], None]
 
 
@@ -108,7 +109,8 @@ def learn(config: Configuration, on_progress: Progress) -> Summary:
 def evaluate_store(store: Path, held: Held, seed: int) -> dict[str, dict[str, float]]:
     """Rank the held-out items by the committed model, by popularity in training and at random.
 
-    Returns `figures_of`, `coverage@50` and `overlap@50` (`Variety`) of each: `dat`, `popularity`, `random`.
+    Returns of each, `dat`, `popularity` and `random`, `figures_of`, and `coverage@50` and `overlap@50`
+    (`Variety`) if there are lists to tell them of.
     """
     ranked = {
         "dat": rank_by_store(store, held),
@@ -118,7 +120,11 @@ def evaluate_store(store: Path, held: Held, seed: int) -> dict[str, dict[str, fl
     return {
         name: {
             **figures_of(each.ranks, held),
-            **{f"{figure}@{PLACES}": value for figure, value in each.variety._asdict().items()},
+            **{
+                f"{figure}@{PLACES}": value
+                for figure, value in each.variety._asdict().items()
+                if not math.isnan(value)  # JSON has no NaN
+            },
         }
         for name, each in ranked.items()
     }
@@ -171,16 +177,25 @@ def ranks_of(held: Held, place: Places, scorer: Scorer) -> Ranks:
 
 
 def variety_of(held: Held, place: Places, scorer: Scorer) -> Variety:
-    """Return how alike the lists of the test's users are: of 5,000 evenly chosen ones if they are more."""
-    users_U = np.unique(held.test.reviews.users)
-    users_U = users_U[np.linspace(0, len(users_U) - 1, min(_LISTS, len(users_U))).astype(np.int64)]
+    """Return how alike the lists of the test's users are: of 5,000 evenly chosen ones if they are more.
+
+    A list has 50 places, or half as many as there are items if that is fewer; who has so much of the
+    catalogue that less is left is passed over. Both figures are NaN if nobody is left.
+    """
+    num_places = min(PLACES, max(1, len(place) // 2))
     owned = _items_of(held.train.reviews, place)
-    lists = [
-        top_items(scorer(users), [owned(user) for user in users], PLACES)
-        for users in (users_U[rows].tolist() for rows in _blocks(len(users_U), len(place)))
+    most = len(place) - num_places
+    users_U = [
+        user for user in np.unique(held.test.reviews.users).tolist() if len(set(owned(user).tolist())) <= most
     ]
-    num_places = min(shown_UK.shape[1] for shown_UK in lists)
-    return variety(np.concatenate([shown_UK[:, :num_places] for shown_UK in lists]), len(place))
+    if not users_U:
+        return Variety(float("nan"), float("nan"))
+    chosen = [users_U[n] for n in np.linspace(0, len(users_U) - 1, min(LISTS, len(users_U))).astype(int)]
+    lists = [
+        top_items(scorer(users), [owned(user) for user in users], num_places)
+        for users in (chosen[rows] for rows in _blocks(len(chosen), len(place)))
+    ]
+    return variety(np.concatenate(lists), len(place))
 
 
 def _blocks(num_rows: int, num_items: int) -> Iterator[slice]:

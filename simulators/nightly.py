@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from feature_store.configuration import LearningSettings
 from simulators.baselines import F32, AlsSettings, als_scorer, popularity_scorer
 from simulators.contenders import CONTENDERS
 from simulators.dataset import Dataset
@@ -27,7 +28,8 @@ NIGHTLY_ALS, NIGHTLY_POPULAR = "nightly ALS", "nightly ALS and recent popularity
 I64 = npt.NDArray[np.int64]
 _DAY_MS = 86_400_000
 _WEIGHTS = (0.02, 0.05, 0.1, 0.2)  # of log popularity: scores of ALS lie about between 0 and 1
-_HALF_LIFE = 5_000  # reviews, as in the default preset
+HALF_LIFE = int(LearningSettings().frequency_half_life)
+"""Of recent popularity, in reviews: the default's own."""
 
 
 class NightlyTrial(NamedTuple):
@@ -44,11 +46,11 @@ class NightlyTrial(NamedTuple):
     def digest(self, part: str, plan: Plan) -> str:
         """Return what the result's file is called; `part` is the digest of the data."""
         settings = {name: found.model_dump() for name, found in self.candidates.items()}
-        told = [settings, self.weights, _HALF_LIFE, self.seed, part, plan]
+        told = [settings, self.weights, HALF_LIFE, self.seed, part, plan]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
 
     def run(self, dataset: Dataset, plan: Plan, scratch: Path, on_progress: OnProgress) -> PassResult:
-        """Return ranks of both series, NIGHTLY_ALS and NIGHTLY_POPULAR, with each nightly fit's seconds."""
+        """Return ranks of both series, NIGHTLY_ALS and NIGHTLY_POPULAR, with the seconds of each fit."""
         rows_Q = np.concatenate([np.arange(window.start, window.stop) for window in plan.windows])
         windows_Q = np.repeat(np.arange(len(plan.windows)), [w.stop - w.start for w in plan.windows])
         night_Q = dataset.reviews.ts_ms[rows_Q] // _DAY_MS * _DAY_MS
@@ -78,8 +80,9 @@ class NightlyTrial(NamedTuple):
         ranks, seconds = dict[str, Ranks](), list[float]()
         for name in names:
             asked = {series: weight for series, (chosen, weight) in choices.items() if chosen == name}
-            found, seconds = answers(name, night_Q, list(asked.values()))
+            found, taken = answers(name, night_Q, list(asked.values()))
             ranks.update(zip(asked, found, strict=True))
+            seconds += taken
         told = f"{alone[0]}; {popular[0]} and popularity times {popular[1]:g}"
         return PassResult(rows_Q, windows_Q, ranks, 0, 0, sum(seconds), seconds, told)
 
@@ -135,7 +138,7 @@ def recent_popularity(past: Dataset) -> F32:
     """
     age = np.arange(len(past.reviews))[::-1]
     counts_N = 1 + np.bincount(
-        past.reviews.items, np.exp2(-age / _HALF_LIFE), minlength=len(past.reviews.item_ids)
+        past.reviews.items, np.exp2(-age / HALF_LIFE), minlength=len(past.reviews.item_ids)
     )
     log_N: F32 = np.log(counts_N / counts_N.mean()).astype(np.float32)
     return log_N

@@ -92,7 +92,7 @@ def add_online_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--als",
         action=argparse.BooleanOptionalAction,
-        help="implicit ALS fitted every night, for a quarter of an hour (default: in a whole run)",
+        help="implicit ALS fitted every night, for up to half an hour (default: in a whole run)",
     )
     parser.add_argument(
         "--jobs", type=int, default=2, help="passes side by side, one thread each (default: 2)"

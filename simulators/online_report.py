@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from simulators.comparison_report import Grid
-from simulators.nightly import NIGHTLY_ALS, NIGHTLY_POPULAR
+from simulators.nightly import HALF_LIFE, NIGHTLY_ALS, NIGHTLY_POPULAR
 from simulators.online import FROZEN, ONLINE, RETRAINED
 
 _METRICS = {"hr@10": "HR@10", "hr@50": "HR@50", "mrr10": "MRR × 10"}
@@ -77,10 +77,11 @@ def about(result: Mapping[str, Any]) -> list[str]:
     ]
     lines += [
         f"Nightly ALS: implicit ALS fitted at midnight (UTC) on all reviews before, {found['num_fits']} "
-        f"nights in {found['seconds']:,.0f} s; alone, and with the logarithm of recent popularity (half-life "
-        f"5,000 reviews) added to its scores; the settings of both ({found['chosen']}) are the best of "
-        "`compare`'s candidates for these very questions: hindsight that favours it. Users it does not know "
-        "get the most popular items."
+        f"fits in {found['seconds']:,.0f} s; alone, and with the logarithm of recent popularity (half-life "
+        f"{HALF_LIFE:,} reviews) added to its scores, the same for everybody. The settings of both "
+        f"({found['chosen']}) are the best of `compare`'s candidates, and of four weights, for these very "
+        "questions: hindsight that favours it. Users it does not know get what is popular, in the second "
+        "series of late."
         for found in result["als"]
     ]
     return [*lines, *([result["note"]] if result["note"] else [])]

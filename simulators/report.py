@@ -55,7 +55,7 @@ def render(report: Mapping[str, Any]) -> str:
 <h2>Each user's last item, ranked over all {report["num_items"]:,} items</h2>
 {_table(report["figures"])}
 <p><small>Items that a user already has are left out. Coverage is the share of the catalogue that
-stands in somebody's first 50; overlap the share of them that two people have in common.
+stands in somebody's first 50, of at most 5,000 users; overlap the share of them that two have in common.
 Seed {report["seed"]}; {report["num_test"]:,} users.</small></p>
 <h2>While it learned</h2>
 <div class="pictures">{"".join(pictures)}</div>
@@ -69,11 +69,16 @@ def _table(figures: Mapping[str, Mapping[str, float]]) -> str:
     head = "".join(f"<th>{title}</th>" for _, title in COLUMNS)
     rows = "".join(
         f'<tr class="{"best" if name == "dat" else ""}"><td>{NAMES[name]}</td>'
-        + "".join(f"<td>{row[key]:.4f}</td>" for key, _ in COLUMNS)
+        + "".join(f"<td>{cell(row, key)}</td>" for key, _ in COLUMNS)
         + "</tr>"
         for name, row in figures.items()
     )
     return f"<table><tr><th>Model</th>{head}</tr>{rows}</table>"
+
+
+def cell(figures: Mapping[str, float], key: str) -> str:
+    """Return how a figure is shown, a dash where there is none."""
+    return f"{figures[key]:.4f}" if key in figures else "–"
 
 
 def _person(person: Mapping[str, Any]) -> str:

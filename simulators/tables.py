@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from simulators.report import COLUMNS, NAMES
+from simulators.report import COLUMNS, NAMES, cell
 
 
 def figures_table(
@@ -14,14 +14,14 @@ def figures_table(
     """Return the table of models; the prequential figures are means over the second half of the stream."""
     table = Table(
         title="each held-out item ranked over the whole corpus",
-        caption="coverage: share of the catalogue in somebody's first 50; "
-        "overlap: share of them that two people have in common",
+        caption="coverage: share of the catalogue in somebody's first 50, of at most 5,000 users; "
+        "overlap: share of them that two have in common",
     )
     table.add_column("model")
     for _, title in COLUMNS:
         table.add_column(title, justify="right")
     for name, row in figures.items():
-        table.add_row(NAMES[name], *(f"{row[key]:.4f}" for key, _ in COLUMNS))
+        table.add_row(NAMES[name], *(cell(row, key) for key, _ in COLUMNS))
     later = prequential[len(prequential) // 2 :]
     if later:
         hits, mrr = (sum(point[i] for point in later) / len(later) for i in (1, 2))

@@ -17,8 +17,8 @@ PLACES = 50
 class Variety(NamedTuple):
     """What is told of the lists of some users.
 
-    `coverage` is the share of the catalogue that stands in at least one list; `overlap` the mean share of a
-    user's list that stands in another user's list too, over all pairs of them: 1 if all lists are the same.
+    `coverage` is the share of the catalogue that stands in at least one of them; `overlap` the mean share of
+    a list that stands in another one too, over all pairs: 1 if all lists are the same.
     """
 
     coverage: float
@@ -26,20 +26,18 @@ class Variety(NamedTuple):
 
 
 def top_items(scores_UN: npt.NDArray[np.floating], excluded: Sequence[npt.ArrayLike], num_places: int) -> I64:
-    """Return the columns (U, K) of each user's highest scores, in no order, without the excluded ones.
-
-    K is `num_places`, or fewer where the catalogue has not that many left for somebody.
+    """Return the columns (U, K) of each user's highest scores, in no order, without the excluded ones. As
+    many must be left for everybody.
 
     >>> top_items(np.array([[0.1, 0.9, 0.5, 0.7]]), [[1]], 2).tolist()
     [[2, 3]]
     """
-    leave_out = [np.unique(np.asarray(items, np.int64)) for items in excluded]
-    num_places = min(num_places, scores_UN.shape[1] - max(map(len, leave_out)))
     first_UK = np.zeros((len(scores_UN), num_places), np.int64)
-    for user, numbers in enumerate(leave_out if num_places else []):
+    for user, items in enumerate(
+        excluded
+    ):  # by user: of all at once, the places would take eight bytes a score
         scores_N = scores_UN[user].copy()
-        scores_N[numbers] = -np.inf
-        # By user: of all at once, the places would take eight bytes a score.
+        scores_N[np.asarray(items, np.int64)] = -np.inf
         first_UK[user] = np.sort(np.argpartition(-scores_N, num_places - 1)[:num_places])
     return first_UK
 

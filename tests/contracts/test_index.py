@@ -1,5 +1,6 @@
 """What both kinds of index promise: the answers of exact search, or nearly so, and whole."""
 
+import math
 import threading
 
 import faiss
@@ -25,13 +26,14 @@ def _clustered(num_items: int, seed: int) -> F32:
     centres = np.random.default_rng(7).normal(size=(40, WIDTH - 1))
     towers = centres[rng.integers(40, size=num_items)] * 0.7 + rng.normal(size=(num_items, WIDTH - 1)) * 0.5
     towers /= np.linalg.norm(towers, axis=1, keepdims=True)
-    popularity = 0.3 * np.log(rng.zipf(1.5, size=num_items).clip(max=10_000))
+    popularity = 1.6 * math.sqrt(0.1) * np.log(rng.zipf(1.5, size=num_items).clip(max=10_000))
     return np.concatenate([towers, popularity[:, None]], axis=1).astype(np.float32)
 
 
 def _queries(num_queries: int) -> F32:
+    """Of users with histories of 0 to 20 positives: as `embed.py` makes them by default."""
     queries = _clustered(num_queries, seed=2) * 10
-    queries[:, -1] = 1
+    queries[:, -1] = 4 / (4 + np.arange(num_queries) % 21) / math.sqrt(0.1)
     return queries
 
 

@@ -106,7 +106,7 @@ def test_popularity_is_the_last_column(shop: Shop, reader: FeatureStoreReader) -
         counts.append(float(count) * 2.0 ** ((int(at) - state.num_positives) / 100))
     assert corpus.popularity_N.tolist() == pytest.approx(counts, rel=1e-5)
     assert max(counts) > 1
-    weight = state.config.model.popularity_weight
+    weight = state.config.model.popularity_weight * math.sqrt(state.config.model.temperature)
     assert corpus.embeddings_ND.shape[1] == learner_items(shop).shape[1] + bool(weight)
     if weight:
         mean = (sum(counts) + len(counts)) / len(counts)
@@ -132,7 +132,8 @@ def test_queries_are_embedded_as_the_learner_does(shop: Shop, reader: FeatureSto
     np.testing.assert_allclose(scaled, expected, atol=1e-6)
     if model.popularity_weight:
         half = model.popularity_history
-        counts = [half / (half + len(items)) for items in queries.history]
+        root = math.sqrt(model.temperature)
+        counts = [half / (half + len(items)) / root for items in queries.history]
         asked = queries.embeddings_QD[..., -1].reshape(len(users), -1)
         np.testing.assert_allclose(asked, np.tile(counts, (asked.shape[1], 1)).T, rtol=1e-6)
     assert not queries.known_Q[-1]

@@ -1,6 +1,7 @@
 """The protocol from scores to figures: order, exclusions, ties, and memory at the size of Amazon Books."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,26 +75,49 @@ def test_memory_of_ranking_is_bounded_at_the_size_of_books():
     assert peak < 120 << 20
 
 
-def test_lists_are_of_the_catalogue_without_what_the_user_has_and_one_a_user():
+def test_lists_are_of_the_catalogue_without_what_the_user_has_and_one_a_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     owned, test_items = np.array([0, 1, 2]), np.array([3, 4, 5])
-    held = held_of(3, 54, test_items, owned)
-    place = np.arange(54)[::-1]
-    ascending = np.arange(54, dtype=np.float32)  # by column: the data set's first items are the best
+    held = held_of(3, 120, test_items, owned)
+    place = np.arange(120)[::-1]
+    ascending = np.arange(120, dtype=np.float32)  # by column: the data set's first items are the best
 
     def alike(users: list[int]) -> np.ndarray:
         return np.tile(ascending, (len(users), 1))
 
-    # Of 54 items each list leaves out its user's own, one of 0, 1, 2, and the last three that fit no more.
-    found = variety_of(held, place, alike)
-    assert found.coverage == pytest.approx(51 / 54)
-    assert found.overlap == pytest.approx(49 / 50)
-    reviews = held.test.reviews
-    twice = Dataset("x", Reviews(**{**vars(reviews), "users": np.array([0, 0, 1], np.int32)}), {})
+    # Each list leaves out its user's own, one of 0, 1, 2, and ends with 50: two share all but one of each.
+    for at_once in (1 << 20, 1):  # in one block, and user by user
+        monkeypatch.setattr("simulators.evaluate._SCORES_AT_ONCE", at_once)
+        found = variety_of(held, place, alike)
+        assert found.coverage == pytest.approx(51 / 120)
+        assert found.overlap == pytest.approx(49 / 50)
+    twice = replace(held.test, reviews=replace(held.test.reviews, users=np.array([0, 0, 1], np.int32)))
     assert variety_of(Held(held.train, twice), place, alike).overlap == pytest.approx(49 / 50)
 
 
+def test_small_catalogues_have_short_lists_and_who_has_most_of_one_has_none() -> None:
+    """Of six items lists have three; user 0 has four of them, and nothing is told of lists nobody has."""
+    reviews = held_of(3, 6, np.array([0, 1, 2]), np.array([3, 4, 5])).train.reviews
+    users, items = np.array([0, 0, 0, 0, 1, 2], np.int32), np.array([1, 2, 3, 4, 5, 5], np.int32)
+    zeros = np.zeros(6)
+    train = Dataset(
+        "x", replace(reviews, users=users, items=items, ts_ms=zeros, ratings=zeros, helpful_votes=zeros), {}
+    )
+    test = held_of(3, 6, np.array([0, 1, 2]), np.array([3, 4, 5])).test
+    best_first = -np.arange(6, dtype=np.float32)
+
+    def alike(users: list[int]) -> np.ndarray:
+        assert 0 not in users
+        return np.tile(best_first, (len(users), 1))
+
+    assert variety_of(Held(train, test), np.arange(6), alike) == (0.5, 1.0)
+    alone = replace(test, reviews=replace(test.reviews, users=np.zeros(3, np.int32)))
+    assert np.isnan(variety_of(Held(train, alone), np.arange(6), alike)).all()
+
+
 def test_many_users_are_sampled(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("simulators.evaluate._LISTS", 3)
+    monkeypatch.setattr("simulators.evaluate.LISTS", 3)
     held = held_of(10, 100, np.arange(10), np.arange(10, 20))
     asked: list[int] = []
 

@@ -86,7 +86,7 @@ def test_new_users_get_the_popular_and_new_items_are_not_found(dataset: Dataset)
     assert rank == np.inf
 
 
-def test_recent_popularity_is_added_for_those_it_knows_and_all_that_others_get(dataset: Dataset) -> None:
+def test_recent_popularity_is_added_for_those_that_it_knows(dataset: Dataset) -> None:
     rows, nights = asked(dataset, 2100, 3990)
     reviews, weight = dataset.reviews, 0.1
     (alone, both), _ = ranks_along(dataset, rows, nights, SETTINGS, 7, (0.0, weight))
@@ -94,17 +94,50 @@ def test_recent_popularity_is_added_for_those_it_knows_and_all_that_others_get(d
     for row, night, rank in zip(rows.tolist(), nights.tolist(), both.tolist(), strict=True):
         user, item = int(reviews.users[row]), int(reviews.items[row])
         past = dataset.take(reviews.ts_ms < night)
-        counts, num = [0.0] * 400, len(past.reviews)
+        counts = [0.0] * 400
         for age, each in enumerate(reversed(past.reviews.items.tolist())):
             counts[each] += 0.5 ** (age / 5_000)
         mean = (sum(counts) + 400) / 400
         popularity = [float(np.log((count + 1) / mean)) for count in counts]
         np.testing.assert_allclose(recent_popularity(past), popularity, atol=1e-5)
-        assert num > 1000
         scores = als_scorer(past, SETTINGS, 7)([user])[0] + weight * np.array(popularity)
         owned = set(reviews.items[:row][reviews.users[:row] == user].tolist())
         better = [n for n in set(past.reviews.items.tolist()) - owned if scores[n] > scores[item]]
         assert rank == 1 + len(better)
+
+
+def test_with_a_weight_new_users_get_what_is_popular_of_late(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simulators.nightly.HALF_LIFE", 50)
+    reviews, row = dataset.reviews, 3000
+    _, nights = asked(dataset, row)
+    rest = (reviews.users != reviews.users[row]) | (np.arange(len(reviews)) == row)
+    new_user = dataset.take(rest)
+    at = np.flatnonzero(rest).tolist().index(row)
+    (alone, both), _ = ranks_along(new_user, np.array([at]), nights, SETTINGS, 0, (0.0, 0.1))
+    recent = recent_popularity(new_user.take(new_user.reviews.ts_ms < nights[0]))
+    item = reviews.items[row]
+    assert both[0] == 1 + (recent > recent[item]).sum() + ((recent == recent[item]).sum() - 1) / 2
+    assert both[0] != alone[0]
+
+
+def test_each_series_is_by_the_settings_that_were_best_for_it(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan((Window(3600, 4000, 0),), (3600,), 1500)
+    other = SETTINGS.model_copy(update={"factors": 4})
+    candidates, weights = {"one": SETTINGS, "other": other}, (0.05, 0.3)
+    told = iter([0.2, 0.1, 0.1, 0.1, 0.3, 0.1])  # of one: best alone; of other: with the smaller weight
+    monkeypatch.setattr("simulators.nightly.hit_rate", lambda ranks, k: next(told))
+    result = NightlyTrial("als", 0, candidates, weights).run(dataset, plan, tmp_path, lambda *_: None)
+    assert result.chosen == "one; other and popularity times 0.05"
+    rows = np.arange(3600, 4000)
+    nights = dataset.reviews.ts_ms[rows] // DAY_MS * DAY_MS
+    assert len(result.retrain_seconds) == 2 * len(np.unique(nights))
+    for name, settings, weight in ((NIGHTLY_ALS, SETTINGS, 0.0), (NIGHTLY_POPULAR, other, 0.05)):
+        (expected,), _ = ranks_along(dataset, rows, nights, settings, 0, (weight,))
+        assert result.ranks[name].tolist() == expected.tolist()
 
 
 def test_the_best_candidate_answers_every_night(dataset: Dataset, tmp_path: Path) -> None:
