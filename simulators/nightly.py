@@ -1,5 +1,5 @@
 """Implicit ALS, fitted anew every night: what a shop would run instead, asked the same questions; alone, and
-with what is popular of late added to its scores.
+with what is popular of late added to its scores; and that alone.
 
 Owns what each fit has seen, and which setting answers. Pure but for a clock around the fits. Legend: Q
 questions, N items.
@@ -25,9 +25,11 @@ from simulators.online_plan import Plan
 from simulators.trials import split_settings
 
 NIGHTLY_ALS, NIGHTLY_POPULAR = "nightly ALS", "nightly ALS and recent popularity"
+RECENT = "recent popularity"
 I64 = npt.NDArray[np.int64]
 _DAY_MS = 86_400_000
-_WEIGHTS = (0.02, 0.05, 0.1, 0.2)  # of log popularity: scores of ALS lie about between 0 and 1
+_WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of log popularity: scores of ALS lie about between 0 and 1
+_ALONE = 1e6  # so much that ALS's scores do not count
 HALF_LIFE = int(LearningSettings().frequency_half_life)
 """Of recent popularity, in reviews: the default's own."""
 
@@ -50,7 +52,7 @@ class NightlyTrial(NamedTuple):
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
 
     def run(self, dataset: Dataset, plan: Plan, scratch: Path, on_progress: OnProgress) -> PassResult:
-        """Return ranks of both series, NIGHTLY_ALS and NIGHTLY_POPULAR, with the seconds of each fit."""
+        """Return ranks of NIGHTLY_ALS, NIGHTLY_POPULAR and RECENT, with the seconds of each fit."""
         rows_Q = np.concatenate([np.arange(window.start, window.stop) for window in plan.windows])
         windows_Q = np.repeat(np.arange(len(plan.windows)), [w.stop - w.start for w in plan.windows])
         night_Q = dataset.reviews.ts_ms[rows_Q] // _DAY_MS * _DAY_MS
@@ -74,7 +76,7 @@ class NightlyTrial(NamedTuple):
             hits |= {(name, weight): hit_rate(one, 50) for weight, one in zip(weights, found, strict=True)}
         alone = max((choice for choice in hits if not choice[1]), key=hits.__getitem__)
         popular = max((choice for choice in hits if choice[1]), key=hits.__getitem__)
-        choices = {NIGHTLY_ALS: alone, NIGHTLY_POPULAR: popular}
+        choices = {NIGHTLY_ALS: alone, NIGHTLY_POPULAR: popular, RECENT: (alone[0], _ALONE)}
         names = sorted({alone[0], popular[0]})  # often the same settings: one fit a night is enough then
         total += num_nights * (len(names) - 1)
         ranks, seconds = dict[str, Ranks](), list[float]()

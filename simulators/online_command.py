@@ -16,7 +16,7 @@ from simulators.compare_trials import code_digest
 from simulators.comparison_report import rich_table
 from simulators.dataset import Dataset, load_dataset
 from simulators.epochs import EpochSettings
-from simulators.nightly import NIGHTLY_ALS, NIGHTLY_POPULAR, nightly_trial, with_nightly
+from simulators.nightly import NIGHTLY_ALS, NIGHTLY_POPULAR, RECENT, nightly_trial, with_nightly
 from simulators.online import FROZEN, RETRAINED, PassResult, Retraining
 from simulators.online_figures import along, refresh_figures, resolution_note, varied_figures, window_figures
 from simulators.online_plan import Plan, make_plan
@@ -214,7 +214,7 @@ def _result(
     refresh: tuple[float, ...],
 ) -> dict[str, Any]:
     main, reviews = passes[_MAIN], dataset.reviews
-    possible = (RETRAINED, NIGHTLY_ALS, NIGHTLY_POPULAR, FROZEN)
+    possible = (RETRAINED, NIGHTLY_ALS, NIGHTLY_POPULAR, RECENT, FROZEN)
     beside = [name for name in possible if name in main[0].ranks]
 
     def varied(group: str) -> list[dict[str, Any]]:

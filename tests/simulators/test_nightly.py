@@ -12,6 +12,7 @@ from simulators.metrics import hit_rate
 from simulators.nightly import (
     NIGHTLY_ALS,
     NIGHTLY_POPULAR,
+    RECENT,
     NightlyTrial,
     nightly_trial,
     ranks_along,
@@ -138,6 +139,13 @@ def test_each_series_is_by_the_settings_that_were_best_for_it(
     for name, settings, weight in ((NIGHTLY_ALS, SETTINGS, 0.0), (NIGHTLY_POPULAR, other, 0.05)):
         (expected,), _ = ranks_along(dataset, rows, nights, settings, 0, (weight,))
         assert result.ranks[name].tolist() == expected.tolist()
+    reviews, row = dataset.reviews, 3700
+    past = dataset.take(reviews.ts_ms < nights[row - 3600])
+    recent, item = recent_popularity(past), int(reviews.items[row])
+    owned = reviews.items[:row][reviews.users[:row] == reviews.users[row]]
+    others = np.setdiff1d(past.reviews.items, owned)
+    better, alike = (recent[others] > recent[item]).sum(), (recent[others] == recent[item]).sum()
+    assert abs(result.ranks[RECENT][row - 3600] - (1 + better + (alike - 1) / 2)) <= 1
 
 
 def test_the_best_candidate_answers_every_night(dataset: Dataset, tmp_path: Path) -> None:
@@ -147,7 +155,7 @@ def test_the_best_candidate_answers_every_night(dataset: Dataset, tmp_path: Path
     trial = NightlyTrial("als", 0, candidates)
     result = trial.run(dataset, plan, tmp_path, lambda done, total: heard.append((done, total)))
     assert result.chosen.startswith("good; good and popularity times 0.")
-    assert set(result.ranks) == {NIGHTLY_ALS, NIGHTLY_POPULAR}
+    assert set(result.ranks) == {NIGHTLY_ALS, NIGHTLY_POPULAR, RECENT}
     rows = np.concatenate([np.arange(1500, 1900), np.arange(3600, 4000)])
     assert result.rows.tolist() == rows.tolist()
     assert result.windows.tolist() == [0] * 400 + [1] * 400
