@@ -14,7 +14,15 @@ import pytest
 
 from feature_store.errors import GenerationError
 from index_refresher import generation
-from index_refresher.manifest import FILES, MANIFEST, MANIFEST_DIGEST, Manifest, encode_manifest, verify
+from index_refresher.manifest import (
+    FILES,
+    FORMAT_VERSION,
+    MANIFEST,
+    MANIFEST_DIGEST,
+    Manifest,
+    encode_manifest,
+    verify,
+)
 
 Publish = Callable[..., Manifest]
 
@@ -100,7 +108,11 @@ def test_files_of_another_length_or_none_are_refused(
 def test_a_manifest_of_another_format_or_folder_is_refused(tmp_path: Path, publish: Publish) -> None:
     manifest = publish(tmp_path)
     folder = tmp_path / manifest.folder_name
-    for change, text in (({"format_version": 2}, "format 2"), ({"number": 5}, "that of 00000005-1")):
+    other = FORMAT_VERSION + 1
+    for change, text in (
+        ({"format_version": other}, f"format {other}"),
+        ({"number": 5}, "that of 00000005-1"),
+    ):
         for name, content in encode_manifest(manifest.model_copy(update=change)).items():
             (folder / name).write_bytes(content)
         with pytest.raises(GenerationError, match=text):
