@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from simulators.variety import LISTS
+
 _PUBLISHED = {"hr@50": "HR@50", "hr@100": "HR@100", "mrr10": "MRR × 10"}
 _METRICS = {**_PUBLISHED, "hr@10": "HR@10", "ndcg@10": "NDCG@10"}
 _RECALL = {"recall@10": "Recall@10", "recall@50": "Recall@50"}
@@ -192,7 +194,9 @@ def _groups(result: Mapping[str, Any], every: bool) -> Grid:
 
 def _variety(result: Mapping[str, Any]) -> Grid:
     body = [[row["title"], *(_share(row["variety"][name]) for name in _VARIETY)] for row in result["rows"]]
-    return Grid("First 50 of at most 5,000 users: how alike they are", ["Model", *_VARIETY.values()], body)
+    return Grid(
+        f"First 50 of at most {LISTS:,} users: how alike they are", ["Model", *_VARIETY.values()], body
+    )
 
 
 def _costs(result: Mapping[str, Any]) -> Grid:

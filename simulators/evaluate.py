@@ -25,7 +25,7 @@ from simulators.dataset import Dataset, Reviews, TimeSplit, leave_last_out, spli
 from simulators.metrics import Ranks, hit_rate, middle_ranks, mrr, ndcg
 from simulators.replay import create_topics, replay
 from simulators.timeline import num_events, timeline
-from simulators.variety import PLACES, Variety, top_items, variety
+from simulators.variety import LISTS, PLACES, Variety, top_items, variety
 from stream_trainer.feed_process import open_feed
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.models.retrieval import best_scores
@@ -34,7 +34,6 @@ from stream_trainer.trainer import Summary, Trainer
 
 Places = npt.NDArray[np.int64]
 _SCORES_AT_ONCE = 1 << 23  # 32 MiB of float32, and about as much again while they are compared
-LISTS = 5_000  # enough to say how alike lists are; coverage is theirs, more users would show more
 Progress = Callable[[int, int], None]
 
 
@@ -177,7 +176,7 @@ def ranks_of(held: Held, place: Places, scorer: Scorer) -> Ranks:
 
 
 def variety_of(held: Held, place: Places, scorer: Scorer) -> Variety:
-    """Return how alike the lists of the test's users are: of 5,000 evenly chosen ones if they are more.
+    """Return how alike the lists of the test's users are: of `LISTS` evenly chosen ones if they are more.
 
     A list has 50 places, or half as many as there are items if that is fewer; who has so much of the
     catalogue that less is left is passed over. Both figures are NaN if nobody is left.

@@ -7,6 +7,7 @@ questions, N items.
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +29,7 @@ NIGHTLY_ALS, NIGHTLY_POPULAR = "nightly ALS", "nightly ALS and recent popularity
 RECENT = "recent popularity"
 I64 = npt.NDArray[np.int64]
 _DAY_MS = 86_400_000
-_WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of log popularity: scores of ALS lie about between 0 and 1
-_ALONE = 1e6  # so much that ALS's scores do not count
+WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of log popularity: scores of ALS lie about between 0 and 1
 HALF_LIFE = int(LearningSettings().frequency_half_life)
 """Of recent popularity, in reviews: the default's own."""
 
@@ -43,7 +43,7 @@ class NightlyTrial(NamedTuple):
     name: str
     seed: int
     candidates: Mapping[str, AlsSettings]
-    weights: Sequence[float] = _WEIGHTS
+    weights: Sequence[float] = WEIGHTS
 
     def digest(self, part: str, plan: Plan) -> str:
         """Return what the result's file is called; `part` is the digest of the data."""
@@ -76,7 +76,7 @@ class NightlyTrial(NamedTuple):
             hits |= {(name, weight): hit_rate(one, 50) for weight, one in zip(weights, found, strict=True)}
         alone = max((choice for choice in hits if not choice[1]), key=hits.__getitem__)
         popular = max((choice for choice in hits if choice[1]), key=hits.__getitem__)
-        choices = {NIGHTLY_ALS: alone, NIGHTLY_POPULAR: popular, RECENT: (alone[0], _ALONE)}
+        choices = {NIGHTLY_ALS: alone, NIGHTLY_POPULAR: popular, RECENT: (alone[0], math.inf)}
         names = sorted({alone[0], popular[0]})  # often the same settings: one fit a night is enough then
         total += num_nights * (len(names) - 1)
         ranks, seconds = dict[str, Ranks](), list[float]()
@@ -110,6 +110,7 @@ def ranks_along(
 
     Ranked are the items reviewed by then: any other has rank infinity. What the user reviewed before the
     question is left out. A user without reviews by then gets what is popular: of all time with a weight of 0.
+    With an infinite one everybody gets recent popularity alone.
     """
     reviews = dataset.reviews
     owned = _owned_before(dataset, rows_Q)
@@ -127,7 +128,8 @@ def ranks_along(
         scores_QN, recent_N = scorer(users.tolist()), recent_popularity(past)
         for ranks_Q, weight in zip(ranks, weights, strict=True):
             popular_QN = recent_N[None] if weight else popularity_scorer(past)(users.tolist())
-            both_QN = np.where(is_known_Q1, scores_QN + np.float32(weight) * recent_N, popular_QN)
+            summed_QN = scores_QN + np.float32(weight) * recent_N if weight < math.inf else popular_QN
+            both_QN = np.where(is_known_Q1, summed_QN, popular_QN)
             both_QN[:, ~known_N] = -np.inf
             ranks_Q[asked] = middle_ranks(both_QN, targets, [owned[q] for q in asked.tolist()])
         on_fit()

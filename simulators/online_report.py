@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from simulators.comparison_report import Grid
-from simulators.nightly import HALF_LIFE, NIGHTLY_ALS, NIGHTLY_POPULAR, RECENT
+from simulators.nightly import HALF_LIFE, NIGHTLY_ALS, NIGHTLY_POPULAR, RECENT, WEIGHTS
 from simulators.online import FROZEN, ONLINE, RETRAINED
 
 _METRICS = {"hr@10": "HR@10", "hr@50": "HR@50", "mrr10": "MRR × 10"}
@@ -80,9 +80,9 @@ def about(result: Mapping[str, Any]) -> list[str]:
         f"Nightly ALS: implicit ALS fitted at midnight (UTC) on all reviews before, {found['num_fits']} "
         f"fits in {found['seconds']:,.0f} s; alone, and with the logarithm of recent popularity (half-life "
         f"{HALF_LIFE:,} reviews) added to its scores, the same for everybody. The settings of both "
-        f"({found['chosen']}) are the best of `compare`'s candidates, and of six weights, for these very "
-        "questions: hindsight that favours it. Users it does not know get what is popular, in the second "
-        "series of late. Recent popularity alone is counted every night, too."
+        f"({found['chosen']}) are the best of `compare`'s candidates and of {len(WEIGHTS)} weights for these "
+        "very questions: hindsight that favours it. Users it does not know get what is popular, in the "
+        "second series of late. Recent popularity alone is counted every night, too."
         for found in result["als"]
     ]
     return [*lines, *([result["note"]] if result["note"] else [])]

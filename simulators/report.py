@@ -13,6 +13,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from simulators.variety import LISTS
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
   padding: 0 1rem; color: #1d2733; }
@@ -55,7 +57,7 @@ def render(report: Mapping[str, Any]) -> str:
 <h2>Each user's last item, ranked over all {report["num_items"]:,} items</h2>
 {_table(report["figures"])}
 <p><small>Items that a user already has are left out. Coverage is the share of the catalogue that
-stands in somebody's first 50, of at most 5,000 users; overlap the share of them that two have in common.
+stands in somebody's first 50, of at most {LISTS:,} users; overlap the share of them that two have in common.
 Seed {report["seed"]}; {report["num_test"]:,} users.</small></p>
 <h2>While it learned</h2>
 <div class="pictures">{"".join(pictures)}</div>

@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from simulators.report import COLUMNS, NAMES, cell
+from simulators.variety import LISTS
 
 
 def figures_table(
@@ -14,7 +15,7 @@ def figures_table(
     """Return the table of models; the prequential figures are means over the second half of the stream."""
     table = Table(
         title="each held-out item ranked over the whole corpus",
-        caption="coverage: share of the catalogue in somebody's first 50, of at most 5,000 users; "
+        caption=f"coverage: share of the catalogue in somebody's first 50, of at most {LISTS:,} users; "
         "overlap: share of them that two have in common",
     )
     table.add_column("model")
