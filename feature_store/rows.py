@@ -169,6 +169,11 @@ class RowTable:
         self._used_R[slots] = self._batch
         return slots
 
+    def absent(self, keys: Sequence[str] | I64) -> list[bytes]:
+        """Return, as the store knows them, those of these distinct keys whose rows are not in memory."""
+        slots = self._index.find(keys)
+        return self._index.stored_keys([keys[place] for place in np.flatnonzero(slots < 0).tolist()])
+
     def floats(self, slots: I64, name: str) -> npt.NDArray[np.float32]:
         """Return a copy of a field of some rows, (n, width)."""
         return self.rows_RW[slots, self.layout.span(name)]

@@ -174,6 +174,9 @@ class FeatureStore(_Families):
         self.last_commit = info
         return info
 
+    def read_ahead(self, keys: Mapping[str, list[bytes]]) -> None:
+        """Do nothing: here a read takes the same time whenever it comes."""
+
     def is_durable(self, wait: bool = False) -> bool:
         """Return True: here a commit is durable when it returns."""
         return True

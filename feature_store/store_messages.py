@@ -28,6 +28,12 @@ class Get(Struct, frozen=True, array_like=True, tag=1):
     keys: list[bytes]
 
 
+class ReadAhead(Struct, frozen=True, array_like=True, tag=7):
+    """To the process: values that will be wanted, keys by family."""
+
+    keys: dict[str, list[bytes]]
+
+
 class Items(Struct, frozen=True, array_like=True, tag=2):
     """To the process: a whole column family wanted."""
 
@@ -73,6 +79,12 @@ class Values(Struct, frozen=True, array_like=True, tag=11):
     values: list[bytes | None]
 
 
+class ReadEarly(Struct, frozen=True, array_like=True, tag=14):
+    """From the process: what will be wanted, in the order of the keys of `ReadAhead`."""
+
+    values: dict[str, list[bytes | None]]
+
+
 class Pairs(Struct, frozen=True, array_like=True, tag=12):
     """From the process: some of what was wanted by `Items`."""
 
@@ -86,8 +98,8 @@ class Committed(Struct, frozen=True, array_like=True, tag=13):
     info: CommitInfo
 
 
-Order: TypeAlias = Open | Get | Items | Begin | Put | PutRows | Finish
-Answer: TypeAlias = Opened | Values | Pairs | Committed
+Order: TypeAlias = Open | Get | ReadAhead | Items | Begin | Put | PutRows | Finish
+Answer: TypeAlias = Opened | Values | ReadEarly | Pairs | Committed
 
 encode = msgspec.msgpack.Encoder().encode
 decode_order = msgspec.msgpack.Decoder(Order).decode

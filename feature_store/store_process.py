@@ -3,7 +3,7 @@ and whoever made it goes on while it is written.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +25,8 @@ from feature_store.store_messages import (
     Pairs,
     Put,
     PutRows,
+    ReadAhead,
+    ReadEarly,
     Values,
     decode_answer,
     encode,
@@ -46,6 +48,11 @@ class Store(Protocol):
 
     def get(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the value of each key, None where there is none."""
+
+    def read_ahead(self, keys: Mapping[str, list[bytes]]) -> None:
+        """Say, by family, which keys `get` will be asked for next, so that they can be read meanwhile. No
+        commit that is begun from now on may hold one of them before `get` has returned it.
+        """
 
     def items(self, family: str) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over all keys and values in the order of keys."""
@@ -84,6 +91,8 @@ class StoreProcess:
         self._worker = Worker(store_worker, StoreError, [self._rows.fd])
         self._is_writing = False
         self._rest: Iterator[bytes] | None = None
+        self._asked: Mapping[str, list[bytes]] | None = None
+        self._early: dict[str, dict[bytes, bytes | None]] = {}
         self._worker.send(encode(Open(str(path), self._rows.fd)))
         try:
             opened = decode_answer(self._worker.receive() or b"")
@@ -94,21 +103,33 @@ class StoreProcess:
         self.last_commit = opened.info
 
     def get(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the value of each key; waits for a commit that is being written."""
-        if not keys:
-            return []
-        if self._is_writing:
-            start = time.perf_counter()
-            self.is_durable(wait=True)
-            self.waits_s.append(time.perf_counter() - start)
-        self._worker.send(encode(Get(family, list(keys))))
-        answer = decode_answer(self._worker.receive() or b"")
-        assert isinstance(answer, Values)
-        return answer.values
+        """Return the value of each key; waits for what is read ahead, or else for what is being written."""
+        self._receive_early()
+        early = self._early.get(family, {})
+        values = {key: early.pop(key) for key in keys if key in early}  # once: it may change from now on
+        late = [key for key in keys if key not in values]
+        if late:
+            self._wait_for_commit()
+            self._worker.send(encode(Get(family, late)))
+            answer = decode_answer(self._worker.receive() or b"")
+            assert isinstance(answer, Values)
+            values.update(zip(late, answer.values, strict=True))
+        return [values[key] for key in keys]
+
+    def read_ahead(self, keys: Mapping[str, list[bytes]]) -> None:
+        """Let the process read these after the commit that is being written, while this one goes on.
+
+        Nothing is sent behind it before it is answered: both sides would wait for each other.
+        """
+        self._receive_early()
+        self._hand_over(None)
+        self._worker.send(encode(ReadAhead(dict(keys))))
+        self._asked = keys
 
     def items(self, family: str) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over all keys and values; waits for a commit that is being written."""
         self.is_durable(wait=True)
+        self._receive_early()
         self._worker.send(encode(Items(family)))
         found: list[tuple[bytes, bytes]] = []
         is_last = False
@@ -122,6 +143,7 @@ class StoreProcess:
     def commit(self, writes: Writes, watermark_ms: int, latest_click_ms: int, rows: RowWrites) -> CommitInfo:
         """Begin a commit, which `is_durable` hands over; waits for the commit before."""
         self.is_durable(wait=True)
+        self._receive_early()
         self.last_commit = CommitInfo(self.last_commit.number + 1, watermark_ms, latest_click_ms)
         self._worker.send(encode(Begin(watermark_ms, latest_click_ms)))
         self._rest = self._messages(writes, rows)
@@ -153,6 +175,24 @@ class StoreProcess:
             self._hand_over(None)
             self._worker.close()
             self._rows.close()
+
+    def _wait_for_commit(self) -> None:
+        if self._is_writing:
+            start = time.perf_counter()
+            self.is_durable(wait=True)
+            self.waits_s.append(time.perf_counter() - start)
+
+    def _receive_early(self) -> None:
+        """Receive what was read ahead, if anything: after a commit begun before it, and none was since."""
+        if self._asked is None:
+            return
+        self._wait_for_commit()
+        answer = decode_answer(self._worker.receive() or b"")
+        assert isinstance(answer, ReadEarly)
+        asked, self._asked = self._asked, None
+        self._early = {
+            family: dict(zip(keys, answer.values[family], strict=True)) for family, keys in asked.items()
+        }
 
     def _messages(self, writes: Writes, rows: RowWrites) -> Iterator[bytes]:
         """Yield a commit's messages. Rows first: until theirs, each that changes must be copied aside."""

@@ -27,6 +27,8 @@ from feature_store.store_messages import (
     Pairs,
     Put,
     PutRows,
+    ReadAhead,
+    ReadEarly,
     Values,
     decode_order,
     encode,
@@ -46,6 +48,9 @@ def serve(orders: Connection, answers: Connection) -> None:
             order = decode_order(orders.recv_bytes())
             if isinstance(order, Get):
                 answers.send_bytes(encode(Values(store.get(order.family, order.keys))))
+            elif isinstance(order, ReadAhead):
+                early = {family: store.get(family, keys) for family, keys in order.keys.items()}
+                answers.send_bytes(encode(ReadEarly(early)))
             elif isinstance(order, Items):
                 _send_items(store.items(order.family), answers)
             elif isinstance(order, Begin):

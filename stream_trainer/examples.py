@@ -100,6 +100,21 @@ class Examples(NamedTuple):
         return self.slots
 
 
+def unfolded(positives: Sequence[UserOp], widths: ExampleWidths) -> Examples:
+    """Return what positives alone say of their examples: nothing of their users' rows, no history."""
+    records = np.zeros(len(positives), widths.dtype())
+    records["history"] = records["shown"] = NO_ITEM
+    if not positives:
+        return Examples([], records)
+    users, items, partitions, offsets, shown, _ = zip(*positives, strict=True)
+    records["item"], records["partition"], records["offset"] = items, partitions, offsets
+    if widths.shown:
+        for row, numbers in enumerate(shown):
+            kept = numbers[: widths.shown]
+            records["shown"][row, : len(kept)] = kept
+    return Examples(list(users), records)
+
+
 def fold_users(table: RowTable, ops: Sequence[UserOp], widths: ExampleWidths) -> Examples:
     """Apply operations to their users' rows in stream order, and return the examples among them.
 
@@ -107,21 +122,10 @@ def fold_users(table: RowTable, ops: Sequence[UserOp], widths: ExampleWidths) ->
     else's does.
     """
     if not ops:
-        return Examples([], np.zeros(0, widths.dtype()))
-    users, *numbers, shown, _ = zip(*ops, strict=True)
-    items_O, partitions_O, offsets_O = (np.array(column, np.int64) for column in numbers)
-    is_positive_O = items_O != NO_ITEM
-    places = np.flatnonzero(is_positive_O)
-    records = np.zeros(len(places), widths.dtype())
-    records["item"] = items_O[places]
-    records["partition"] = partitions_O[places]
-    records["offset"] = offsets_O[places]
-    records["shown"] = NO_ITEM
-    if widths.shown:
-        for row, place in enumerate(places.tolist()):
-            kept = shown[place][: widths.shown]
-            records["shown"][row, : len(kept)] = kept
-    slots_O = table.slots(users)
+        return unfolded([], widths)
+    users, records = unfolded([op for op in ops if op.is_positive], widths)[:2]
+    is_positive_O = np.array([op.is_positive for op in ops])
+    slots_O = table.slots([op.user_id for op in ops])
     example_of_O = np.cumsum(is_positive_O) - 1
     for wave in _waves(slots_O):
         is_positive = is_positive_O[wave]
@@ -129,7 +133,7 @@ def fold_users(table: RowTable, ops: Sequence[UserOp], widths: ExampleWidths) ->
         chosen = wave[is_positive]
         if len(chosen):
             _fill_and_remember(table, slots_O[chosen], records, example_of_O[chosen])
-    return Examples([users[place] for place in places.tolist()], records, slots_O[places], table.batch)
+    return Examples(users, records, slots_O[is_positive_O], table.batch)
 
 
 def _waves(slots_O: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

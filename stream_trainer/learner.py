@@ -6,6 +6,7 @@ tower, D output width.
 """
 
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -57,18 +58,28 @@ class Learner:
         category = names.index(config.features.category) if config.features.category else -1
         self._category_column = sum(self._item_counts[:category]) if category >= 0 else -1
 
-    def step(self, examples: Examples, num_new: int, num_positives: int) -> dict[str, Tensor]:
-        """Learn B examples, the first `num_new` of them for the first time; return the parts of the loss.
-
-        `num_positives` were learned before this step: the clock of the frequency estimate.
-        """
-        records = examples.records
-        candidates = lay_out(
-            records["item"],
+    def candidates(self, examples: Examples) -> Candidates:
+        """Return which items examples are scored against, and those of their histories."""
+        return lay_out(
+            examples.records["item"],
             self._own_negatives(examples),
             self._shared_negatives(examples),
-            records["history"],
+            examples.records["history"],
         )
+
+    def step(
+        self,
+        examples: Examples,
+        num_new: int,
+        num_positives: int,
+        on_gathered: Callable[[], None] = lambda: None,
+    ) -> dict[str, Tensor]:
+        """Learn B examples, the first `num_new` of them for the first time; return the parts of the loss.
+
+        `num_positives` were learned before this step: the clock of the frequency estimate. `on_gathered` is
+        called once all rows of the step are in memory.
+        """
+        records, candidates = examples.records, self.candidates(examples)
         items = GatheredRows(self.tables.item, self.tables.item.slots(candidates.numbers_I), learn=True)
         user_rows, place_B = self._gather_users(examples)
         tower_T = candidates.tower_T
@@ -80,6 +91,7 @@ class Learner:
         generator = np.random.Philox(key=int(key[0]))
         inputs = item_inputs(items, tower_T, values.items(self._item_counts))
         user_inputs = self._user_inputs(examples, candidates, items, user_rows, place_B, values)
+        on_gathered()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.learning.precision == "bfloat16"):
             items_TD = self.model.embed_items(inputs, generator)
             users = self.model.embed_users(user_inputs, generator)

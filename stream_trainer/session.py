@@ -10,7 +10,7 @@ from itertools import islice
 
 from feature_store.configuration import Configuration
 from stream_trainer.chunk import Changed, Chunk, Fact, Joined
-from stream_trainer.examples import Examples, UserOp, fold_users
+from stream_trainer.examples import Examples, UserOp, fold_users, unfolded
 from stream_trainer.prequential import Prequential
 from stream_trainer.state import TrainerState
 
@@ -33,6 +33,7 @@ class Session:
         self._on_step = on_step
         self._commit = commit
         self._count_pending()
+        self._num_read = 0
         self._batch_size = config.learning.batch_size
         self._max_ops = _OPS_PER_EXAMPLE * self._batch_size
 
@@ -91,16 +92,7 @@ class Session:
         """Let the positives that come next wait for their batch, until it is full."""
         state, number_of = self.state, self.state.item_numbers.number
         room = min(self._batch_size - self._num_pending, self._max_ops + 1 - len(state.pending))
-        ops = [
-            UserOp(
-                fact.user_id,
-                number_of(fact.item_id),
-                fact.partition,
-                fact.offset,
-                tuple(map(number_of, fact.shown)) if fact.shown else (),
-            )
-            for fact in _leading_positives(islice(state.unapplied, max(room, 0)))
-        ]
+        ops = _as_ops(_leading_positives(islice(state.unapplied, max(room, 0))), number_of)
         items = [op.item for op in ops]
         state.corpus.add_seen(items)
         state.pending += ops
@@ -154,12 +146,31 @@ class Session:
             self.prequential.observe(state.learner, new, state.num_positives)
         rehearsed = state.rehearsal.draw(self._config.learning, new)
         examples = Examples.concatenate([new, rehearsed])
-        parts = state.learner.step(examples, len(new), state.num_positives)
         state.rehearsal.add(new)
+        parts = state.learner.step(examples, len(new), state.num_positives, self._read_ahead)
         state.num_positives += len(new)
         state.num_steps += 1
         losses = {name: float(part) for name, part in parts.items()}
         self._on_step(losses, len(new), len(rehearsed), time.perf_counter() - start)
+
+    def _read_ahead(self) -> None:
+        """Let the store read what the batch after this one will need, if this one needed anything of it.
+
+        By guess: what is about to change is not known yet, a new item changes what is drawn, and a history is
+        known with its row. What is missed is read when it is needed.
+        """
+        state = self.state
+        num_read, self._num_read = self._num_read, sum(table.num_read for table in state.tables)
+        if not self._config.store.own_process or num_read == self._num_read:
+            return
+        room = self._batch_size - self._num_pending
+        joined = [fact for fact in islice(state.unapplied, 2 * room) if isinstance(fact, Joined)]
+        coming = _as_ops(joined[:room], state.item_numbers.get)
+        positives = [op for op in state.pending + coming if op.is_positive]
+        if positives:
+            new = unfolded(positives, state.widths)
+            rehearsed = state.rehearsal.draw(self._config.learning, new)
+            state.read_ahead(Examples.concatenate([new, rehearsed]))
 
     def _take_ops(self, num_examples: int) -> list[UserOp]:
         """Take operations up to the last of `num_examples` positives; all if there are not so many."""
@@ -175,6 +186,19 @@ class Session:
     def _count_pending(self) -> None:
         items = [op.item for op in self.state.pending if op.is_positive]
         self._num_pending, self._pending_items = len(items), set(items)
+
+
+def _as_ops(facts: Iterable[Joined], number_of: Callable[[str], int]) -> list[UserOp]:
+    return [
+        UserOp(
+            fact.user_id,
+            number_of(fact.item_id),
+            fact.partition,
+            fact.offset,
+            tuple(map(number_of, fact.shown)) if fact.shown else (),
+        )
+        for fact in facts
+    ]
 
 
 def _leading_positives(facts: Iterable[Fact]) -> Iterator[Joined]:

@@ -1,10 +1,8 @@
 """Everything the trainer knows, as one thing that is loaded from the store and committed to it as a whole.
 
-Owns which column family each part lives in, and the check that a store fits the settings. Never learns, polls
-or joins by itself.
+Owns which column family each part lives in. Never learns, polls or joins by itself.
 """
 
-import json
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +14,6 @@ import numpy.typing as npt
 import safetensors.torch
 
 from feature_store.configuration import Configuration
-from feature_store.errors import StoreMismatchError
 from feature_store.index import IdIndex, NumberIndex
 from feature_store.numbering import Numbering
 from feature_store.rows import RowTable
@@ -26,31 +23,15 @@ from feature_store.store_process import Store
 from stream_trainer.chunk import Chunk, Fact, Marks, Place, Position, Remainder, decode_remainder
 from stream_trainer.corpus import Corpus
 from stream_trainer.event_log import TopicPartition
-from stream_trainer.examples import ExampleWidths, UserOp
+from stream_trainer.examples import Examples, ExampleWidths, UserOp
 from stream_trainer.features import FeatureEncoder
 from stream_trainer.join import COUNTER_KEY
 from stream_trainer.join_changes import JoinChanges
 from stream_trainer.learner import Learner, Tables
 from stream_trainer.models.factory import row_layouts, running_mean_width
 from stream_trainer.rehearsal import Rehearsal
+from stream_trainer.store_fit import check_fits, config_json
 
-# Settings that a store cannot change once it is made: they decide what its bytes mean.
-_FIXED = {
-    "model": [
-        "name",
-        "embedding_dim",
-        "augmented_dim",
-        "numeric_dim",
-        "hidden",
-        "output_dim",
-        "use_user_id",
-        "history_length",
-        "user_augmented",
-    ],
-    "features": ["item_categorical", "item_numeric", "user_categorical", "user_numeric"],
-    "learning": ["seed", "rows_optimiser", "rehearsal_capacity", "shown_negatives"],
-}
-_COMMIT_PACE = {"commit_interval_seconds", "commit_every_batches"}
 _MAX_ITEM_CHANGES = 4096
 _CHUNK = 512
 _TABLE_SHARES = {"item": 0.45, "user": 0.45, "value": 0.1}
@@ -68,7 +49,7 @@ class TrainerState:
         self.config = config
         self._store = store
         self._meta = dict(store.items("meta"))
-        _check_fits(config, self._meta)
+        check_fits(config, self._meta.get(b"config"))
         self.item_numbers = Numbering(store.items("item_number"))
         self.value_numbers = Numbering(store.items("value_number"))
         self.corpus = Corpus(store.items("corpus"))
@@ -107,6 +88,8 @@ class TrainerState:
             remainder = decode_remainder(self._meta[b"unapplied"])
         self.unapplied: deque[Fact] = deque(remainder.facts)
         self._marks = remainder.marks
+        self._num_received, self._num_applied = len(remainder.facts), 0
+        self._unsettled = deque([(self._num_received, self._marks)])
         self.topic_ids: dict[str, str] = _unpack(self._meta.get(b"topic_ids")) or {}
         self.tables = self._make_tables()
         self.learner = Learner(config, self.tables, self.corpus)
@@ -133,17 +116,32 @@ class TrainerState:
         self._join_changes.add(chunk.join_changes)
         self.unapplied.extend(chunk.facts)
         self._marks = chunk.marks
+        self._num_received += len(chunk.facts)
+        self._unsettled.append((self._num_received, self._marks))
         self._settle()
 
     def pop_facts(self, num: int) -> None:
         """Regard the first facts as applied."""
         for _ in range(num):
             self.unapplied.popleft()
+        self._num_applied += num
         self._settle()
 
     def _settle(self) -> None:
-        if not self.unapplied:
-            self.watermark_ms, self.latest_click_ms, _ = msgspec.structs.astuple(self._marks)
+        """Take over the marks of the chunks whose facts are all applied."""
+        while self._unsettled and self._unsettled[0][0] <= self._num_applied:
+            _, marks = self._unsettled.popleft()
+            self.watermark_ms, self.latest_click_ms, _ = msgspec.structs.astuple(marks)
+
+    def read_ahead(self, examples: Examples) -> None:
+        """Let the store read the rows that these examples will need. All rows needed before are in memory."""
+        items, users = self.tables.item, self.tables.user
+        self._store.read_ahead(
+            {
+                items.name: items.absent(self.learner.candidates(examples).numbers_I),
+                users.name: users.absent(list(dict.fromkeys(examples.users))),
+            }
+        )
 
     @property
     def last_commit(self) -> CommitInfo:
@@ -227,36 +225,11 @@ class TrainerState:
             b"progress": msgpack.packb(progress),
             b"unapplied": msgspec.msgpack.encode(Remainder(list(self.unapplied), self._marks)),
             b"topic_ids": msgpack.packb(dict(sorted(self.topic_ids.items()))),
-            b"config": _config_json(self.config),
+            b"config": config_json(self.config),
         }
         changed = [(key, value) for key, value in now.items() if self._meta.get(key) != value]
         self._meta.update(now)
         return changed
-
-
-def _config_json(config: Configuration) -> bytes:
-    """What rebuilds the model from the store alone, for the refresher and for the check at start.
-
-    How often it is committed is left out: bytes do not depend on that.
-    """
-    kept = config.model_dump(
-        mode="json", include={"model", "features", "learning"}, exclude={"learning": _COMMIT_PACE}
-    )
-    return json.dumps(kept, sort_keys=True).encode()
-
-
-def _check_fits(config: Configuration, meta: Mapping[bytes, bytes]) -> None:
-    if b"config" not in meta:
-        return
-    stored = json.loads(meta[b"config"])
-    current = json.loads(_config_json(config))
-    for section, keys in _FIXED.items():
-        for key in keys:
-            if stored[section].get(key) != current[section][key]:
-                raise StoreMismatchError(
-                    f"{config.store.path} was made with {section}.{key} = {stored[section].get(key)!r}, not "
-                    f"{current[section][key]!r}; keep the setting, or start with a new store.path"
-                )
 
 
 def _dump_dense(learner: Learner) -> list[tuple[bytes, bytes]]:

@@ -104,15 +104,18 @@ class Trainer:
         self._start = self._last_commit = self._clock()
         started_at_s = time.time()
         state, at_end = self.state, False
+        num_ahead = 2 * self._config.learning.batch_size
         state.topic_ids = self._feed.start(state.position())
         self.session.learn_what_is_full()
         while not stop.is_set() and not (at_end and not state.unapplied):
-            if not state.unapplied:
-                chunk = self._feed.next_chunk(_POLL_SECONDS)
-                if chunk is not None:
-                    at_end = chunk.at_end
-                    self._receive(chunk)
-            self._apply(stop)
+            chunk = None
+            if len(state.unapplied) < num_ahead and not at_end:
+                chunk = self._feed.next_chunk(0 if state.unapplied else _POLL_SECONDS)
+            if chunk is not None:
+                at_end = chunk.at_end
+                self._receive(chunk)
+            more_may_come = chunk is not None and bool(chunk.num_events) and not at_end
+            self._apply(stop, num_ahead if more_may_come else 1)
             self._learn_if_waited()
             self._continue_commit()
             if self._commit_is_due():
@@ -141,10 +144,10 @@ class Trainer:
         self._lag_records = chunk.lag_records
         self._observe(chunk)
 
-    def _apply(self, stop: threading.Event) -> None:
-        """Apply what was received; a request to stop leaves the rest to the commit."""
+    def _apply(self, stop: threading.Event, num_least: int) -> None:
+        """Apply what was received while it is so much; a request to stop leaves the rest to the commit."""
         num_batches = self._config.learning.commit_every_batches
-        while self.state.unapplied and not stop.is_set():
+        while len(self.state.unapplied) >= num_least and not stop.is_set():
             self.session.apply_next()
             if 0 < num_batches <= self._batches_since_commit:
                 self.commit()

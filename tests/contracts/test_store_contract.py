@@ -123,6 +123,47 @@ def test_a_read_that_waits_for_a_commit_says_how_long(opened: Opener) -> None:
     assert [seconds > 0 for seconds in store.waits_s] == ([] if is_written else [True])
 
 
+def test_what_is_read_ahead_is_what_a_read_would_find(opened: Opener) -> None:
+    store = opened()
+    store.commit({}, 1, 1, {"user": [user_rows(0, 3)], "item": [user_rows(0, 1)]})
+    store.read_ahead({"user": [b"a", b"nobody", b"b"], "item": [b"a"]})  # the commit may be being written
+    assert store.get("user", [b"c", b"nobody", b"a"]) == [ROWS[2].tobytes(), None, ROWS[0].tobytes()]
+    store.commit({}, 2, 2, {"user": [RowChunk([b"a", b"nobody"], ROWS[2:])]})
+    assert store.get("user", [b"a", b"nobody"]) == [ROWS[2].tobytes(), ROWS[3].tobytes()]
+    assert store.get("user", [b"b", b"b"]) == [ROWS[1].tobytes()] * 2
+    store.read_ahead({"user": [b"a"]})
+    store.read_ahead({"user": [b"c"]})
+    assert store.get("item", [b"a"]) == [ROWS[0].tobytes()]
+    assert dict(store.items("item")) == {b"a": ROWS[0].tobytes()}
+    assert store.get("user", [b"a", b"c"]) == [ROWS[2].tobytes()] * 2
+
+
+def test_a_commit_may_begin_before_what_was_read_ahead_is_fetched(opened: Opener) -> None:
+    """More than the pipes hold, either way: neither side may wait for the other."""
+    store = opened()
+    keys = [f"{number:06d}".encode() for number in range(30_000)]
+    rows = np.random.default_rng(0).random((30_000, 30), np.float32)
+    store.commit({}, 1, 1, {"user": [RowChunk(keys, rows)]})
+    for turn in range(3):
+        store.read_ahead({"user": keys[turn::3]})
+        others = [(f"{key.decode()}-{turn}".encode(), os.urandom(100)) for key in keys]
+        store.commit({"join": others}, 1, 1, {"item": [RowChunk(keys, rows)]})
+        assert store.get("user", keys[turn::3]) == [row.tobytes() for row in rows[turn::3]]
+    assert store.is_durable(wait=True)
+    assert len(list(store.items("join"))) == 90_000
+
+
+def test_closing_needs_nothing_of_what_was_read_ahead(opened: Opener) -> None:
+    store = opened()
+    chunk = RowChunk(
+        [f"{number:06d}".encode() for number in range(30_000)], np.ones((30_000, 30), np.float32)
+    )
+    store.commit({}, 1, 1, {"user": [chunk]})
+    store.read_ahead({"user": chunk.keys})
+    store.close()
+    assert opened().last_commit.number == 1
+
+
 def test_a_commit_whose_rows_fail_is_none(opened: Opener) -> None:
     def rows() -> Iterator[RowChunk]:
         yield user_rows(0, 1)

@@ -1,7 +1,7 @@
 """The store's bytes are a function of log and seed, not of chunks, commits, memory, threads or crashes."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from prometheus_client import CollectorRegistry
 from trainer_runs import SMALL, Bytes, assert_same_bytes, make_dataset, store_bytes, write_log
 
 from feature_store.configuration import Configuration
-from feature_store.rows import RowTable
+from feature_store.index import SlotIndex
+from feature_store.rows import ReadRows, RowLayout, RowTable
 from feature_store.settings import load_configuration
-from feature_store.store import FeatureStore
+from feature_store.store_process import StoreProcess, open_store
 from stream_trainer import feed as feed_module
-from stream_trainer import ingest
+from stream_trainer import ingest, state
 from stream_trainer.feed import LocalFeed
 from stream_trainer.file_log import FileEventLog
 from stream_trainer.metrics import TrainerMetrics
@@ -43,8 +44,8 @@ MODELS = {
         "join.max_waiting_impressions=100",
     ],
 }
-IN_ONE_GO = ["learning.commit_interval_seconds=1e9"]
-TINY_MEMORY = ["store.row_memory_mib=1"]
+IN_ONE_GO = ["learning.commit_interval_seconds=1e9", "store.own_process=false"]
+ROWS_IN_MEMORY = {"user": 200, "item": 500, "value": 1000}
 
 
 class CrashError(Exception):
@@ -66,12 +67,28 @@ class CrashingTrainer(Trainer):
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """More users than the smallest memory tier holds, so that rows are evicted and read again."""
     folder = tmp_path_factory.mktemp("determinism")
     dataset = make_dataset(folder / "data", 1100, 150, NUM_INTERACTIONS)
     config = load_configuration(None, [f"log.path={folder / 'log'}"], {})
     write_log(config, dataset)
     return folder / "log"
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> list[RowTable]:
+    """Let memory hold few rows, fewer than there are users and items; return the tables that are made."""
+    made: list[RowTable] = []
+
+    def make(name: str, layout: RowLayout, index: SlotIndex, read: ReadRows, _: int, seed: int) -> RowTable:
+        made.append(RowTable(name, layout, index, read, ROWS_IN_MEMORY[name], seed))
+        return made[-1]
+
+    monkeypatch.setattr(state, "RowTable", make)
+    return made
+
+
+def num_evicted(tables: list[RowTable]) -> int:
+    return sum(table.num_evicted for table in tables)
 
 
 def configuration(log: Path, store: Path, settings: Sequence[str]) -> Configuration:
@@ -86,7 +103,7 @@ def learn(log: Path, store: Path, settings: Sequence[str], commits_between_crash
     config = configuration(log, store, settings)
     has_ended, num_crashes = False, 0
     while not has_ended:
-        feed, opened = LocalFeed(config, FileEventLog(log), until_end=True), FeatureStore(store)
+        feed, opened = LocalFeed(config, FileEventLog(log), until_end=True), open_store(config.store)
         run = CrashingTrainer(config, feed, opened, TrainerMetrics(CollectorRegistry()))
         if commits_between_crashes:
             run.commits_left = commits_between_crashes + num_crashes % 2
@@ -123,10 +140,41 @@ def test_chunks_and_polls_do_not_matter(
 
 
 def test_memory_and_commits_do_not_matter(
-    model: list[str], undisturbed: Bytes, log: Path, tmp_path: Path
+    model: list[str], undisturbed: Bytes, log: Path, tmp_path: Path, tables: list[RowTable]
 ) -> None:
-    often = ["learning.commit_every_batches=4", *TINY_MEMORY]
+    often = ["learning.commit_every_batches=4", "store.own_process=false"]
     assert_same_bytes(learn(log, tmp_path / "store", [*model, *often]), undisturbed)
+    assert num_evicted(tables) > 1000
+
+
+def test_rows_read_ahead_do_not_matter(
+    model: list[str],
+    undisturbed: Bytes,
+    log: Path,
+    tmp_path: Path,
+    tables: list[RowTable],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The store beside reads the next batch's rows; they are learned, committed, evicted and read again."""
+    told: set[bytes] = set()
+    num_early, read_ahead, get = 0, StoreProcess.read_ahead, StoreProcess.get
+
+    def tell(store: StoreProcess, keys: Mapping[str, list[bytes]]) -> None:
+        told.update(*keys.values())
+        read_ahead(store, keys)
+
+    def find(store: StoreProcess, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        nonlocal num_early
+        num_early += len(told.intersection(keys))
+        told.difference_update(keys)
+        return get(store, family, keys)
+
+    monkeypatch.setattr(StoreProcess, "read_ahead", tell)
+    monkeypatch.setattr(StoreProcess, "get", find)
+    often = [*model, "learning.commit_every_batches=4", "store.own_process=true"]
+    assert_same_bytes(learn(log, tmp_path / "store", often, commits_between_crashes=9), undisturbed)
+    assert num_evicted(tables) > 1000
+    assert num_early > 1000
 
 
 def test_crashes_between_batches_do_not_matter(
@@ -139,10 +187,11 @@ def test_crashes_between_batches_do_not_matter(
     assert_same_bytes(store, undisturbed)
 
 
+@pytest.mark.usefixtures("tables")
 def test_crashes_between_events_do_not_matter(
     model: list[str], undisturbed: Bytes, log: Path, tmp_path: Path
 ) -> None:
-    often = ["learning.commit_every_batches=3", *TINY_MEMORY]
+    often = ["learning.commit_every_batches=3", "store.own_process=false"]
     store = learn(log, tmp_path / "store", [*model, *often], commits_between_crashes=4)
     assert_same_bytes(store, undisturbed)
 
@@ -172,10 +221,14 @@ def test_the_seed_matters(log: Path, tmp_path: Path) -> None:
     assert stores[0]["join"] == stores[1]["join"]
 
 
-def test_a_catalogue_larger_than_memory_does_not_matter(tmp_path: Path) -> None:
+def test_a_catalogue_larger_than_memory_does_not_matter(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """All items come first: their rows fill memory before anything is learned."""
     settings = ["model.history_length=4", *IN_ONE_GO]
     dataset = make_dataset(tmp_path / "data", 200, 3000, 3300)
     write_log(load_configuration(None, [f"log.path={tmp_path / 'log'}"], {}), dataset)
     expected = learn(tmp_path / "log", tmp_path / "large", settings)
-    assert_same_bytes(learn(tmp_path / "log", tmp_path / "small", [*settings, *TINY_MEMORY]), expected)
+    tables: list[RowTable] = request.getfixturevalue("tables")
+    assert_same_bytes(learn(tmp_path / "log", tmp_path / "small", settings), expected)
+    assert num_evicted(tables) > 1000

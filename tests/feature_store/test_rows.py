@@ -196,6 +196,17 @@ def test_loading_some_rows_of_a_call_evicts_none_of_the_others() -> None:
     assert table.floats(slots, "value")[:, 0].tolist() == [1, 0]
 
 
+def test_rows_that_are_not_in_memory_are_named_as_the_store_knows_them() -> None:
+    stored = Stored()
+    table = stored.table(4)
+    put(table, ["a", "ü"], 1)
+    assert table.absent(["b", "a", "é", "ü"]) == [b"b", "é".encode()]
+    numbered = stored.table(4, index=NumberIndex(4, ["x", "y", "z"]))
+    numbered.slots(np.array([1]))
+    assert numbered.absent(np.array([0, 1, 2])) == [b"x", b"z"]
+    assert stored.asked == [[b"a", "ü".encode()], [b"y"]], "it reads nothing"
+
+
 def test_dirty_rows_and_rows_of_this_batch_never_give_way() -> None:
     stored = Stored()
     table = stored.table(2)

@@ -1,10 +1,13 @@
-"""Rows that do not fit in memory: learning gives the same bits, only slower."""
+"""Rows that do not fit in memory: learning gives the same bits, only slower; what comes is read ahead."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
 from learning import Shop, configuration
 
 from feature_store.schema import Click, Event, Impression, ItemFeatures
+from feature_store.store import FeatureStore
 
 SETTINGS = (
     "model.embedding_dim=16",
@@ -53,3 +56,33 @@ def test_a_catalogue_larger_than_memory_is_learned_to_the_same_bits(tmp_path: Pa
         assert dict(small.store.items(family)) == dict(large.store.items(family))
     small.close()
     large.close()
+
+
+def test_what_the_next_batch_needs_is_told_while_this_one_is_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positives, their users, both kinds of negatives, rehearsed examples: all but what is evicted meanwhile."""
+    told: set[bytes] = set()
+    early, late, get = 0, 0, FeatureStore.get
+
+    def tell(_: FeatureStore, keys: Mapping[str, list[bytes]]) -> None:
+        told.clear()
+        told.update(*keys.values())
+
+    def find(store: FeatureStore, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        nonlocal early, late
+        early += len(told.intersection(keys))
+        late += len(set(keys) - told)
+        return get(store, family, keys)
+
+    events = catalogue_then_clicks(9000, 3200)
+    settings = ("model.history_length=0", "learning.negatives_per_positive=2", "store.row_memory_mib=1")
+    shop = Shop(configuration(*SETTINGS, *settings), tmp_path)
+    shop.apply(events[:-3200])
+    monkeypatch.setattr(FeatureStore, "read_ahead", tell)
+    monkeypatch.setattr(FeatureStore, "get", find)
+    shop.apply(events[-3200:], at_once=True)
+    assert len(shop.losses) == 200
+    assert early > 5000
+    assert late < early / 20
+    shop.close()
