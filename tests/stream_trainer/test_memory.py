@@ -61,7 +61,7 @@ def test_a_catalogue_larger_than_memory_is_learned_to_the_same_bits(tmp_path: Pa
 def test_what_the_next_batch_needs_is_told_while_this_one_is_learned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Positives, their users, both kinds of negatives, rehearsed examples: all but what is evicted meanwhile."""
+    """Positives, users, both kinds of negatives, rehearsed examples: all but what is evicted meanwhile."""
     told: set[bytes] = set()
     early, late, get = 0, 0, FeatureStore.get
 
