@@ -9,6 +9,7 @@ call.
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -172,7 +173,7 @@ class RowTable:
     def absent(self, keys: Sequence[str] | I64) -> list[bytes]:
         """Return, as the store knows them, those of these distinct keys whose rows are not in memory."""
         slots = self._index.find(keys)
-        return self._index.stored_keys([keys[place] for place in np.flatnonzero(slots < 0).tolist()])
+        return self._index.stored_keys(_at(keys, np.flatnonzero(slots < 0)))
 
     def floats(self, slots: I64, name: str) -> npt.NDArray[np.float32]:
         """Return a copy of a field of some rows, (n, width)."""
@@ -236,22 +237,21 @@ class RowTable:
         return RowChunk(self._index.keys_at(slots), self.rows_RW[slots])
 
     def _load(self, keys: Sequence[str] | I64, missing: I64) -> I64:
-        first_of: dict[str | int, int] = {}
-        for position in missing.tolist():
-            first_of.setdefault(keys[position], len(first_of))
-        unique = list(first_of)
+        wanted = _at(keys, missing)
+        unique = list(dict.fromkeys(wanted))
+        place_of = dict(zip(unique, count(), strict=False))
         slots = self._take_slots(len(unique))
         stored_keys = self._index.stored_keys(unique)
         self._fill(slots, stored_keys, self._read(stored_keys))
         self._index.put(unique, slots)
         self._used_R[slots] = self._batch
-        return slots[[first_of[keys[position]] for position in missing.tolist()]]
+        return slots[[place_of[key] for key in wanted]]
 
     def _fill(self, slots: I64, keys: list[bytes], values: list[bytes | None]) -> None:
         known = [i for i, value in enumerate(values) if value is not None]
         fresh = [i for i, value in enumerate(values) if value is None]
         if known:
-            data = b"".join(value for value in values if value is not None)
+            data = b"".join(filter(None, values))
             if len(data) != len(known) * self.layout.width * 4:
                 raise StoreCorruptError(
                     f"table '{self.name}': stored rows do not have {self.layout.width} floats; "
@@ -263,14 +263,14 @@ class RowTable:
             self.rows_RW[slots[fresh]] = self.layout.new_rows(self._seed, [keys[i] for i in fresh])
             self._dirty_R[slots[fresh]] = True
 
-    def _take_slots(self, count: int) -> I64:
-        unused = min(count - len(self._free), self.capacity - self._high_water)
+    def _take_slots(self, num: int) -> I64:
+        unused = min(num - len(self._free), self.capacity - self._high_water)
         if unused > 0:
             self._free = np.concatenate([self._free, np.arange(self._high_water, self._high_water + unused)])
             self._high_water += unused
-        if len(self._free) < count:
-            self._evict(count - len(self._free))
-        taken, self._free = self._free[:count], self._free[count:]
+        if len(self._free) < num:
+            self._evict(num - len(self._free))
+        taken, self._free = self._free[:num], self._free[num:]
         return taken
 
     def _evict(self, needed: int) -> None:
@@ -281,10 +281,17 @@ class RowTable:
                 f"store.row_memory_mib holds only {self.capacity} rows of table '{self.name}', "
                 "too few for one batch; raise it"
             )
-        count = min(len(idle), max(needed, self.capacity // 8))
-        victims = idle[np.argpartition(self._used_R[idle], count - 1)[:count]]
+        num = min(len(idle), max(needed, self.capacity // 8))
+        victims = idle[np.argpartition(self._used_R[idle], num - 1)[:num]]
         self._before_change(victims)
         self._index.drop(victims)
         self._used_R[victims] = -1
         self._free = np.concatenate([self._free, victims])
-        self.num_evicted += count
+        self.num_evicted += num
+
+
+def _at(keys: Sequence[str] | I64, places: I64) -> list[str | int]:
+    if isinstance(keys, np.ndarray):
+        numbers: list[str | int] = keys[places].tolist()
+        return numbers
+    return [keys[place] for place in places.tolist()]
