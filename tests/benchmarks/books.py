@@ -40,8 +40,7 @@ from stream_trainer.open_log import open_log
 NUM_USERS, NUM_ITEMS, NUM_INTERACTIONS, NUM_CATEGORIES = 695_513, 243_166, 6_706_125, 11
 _TAIL_EVENTS = 30_000  # of the log's end, kept back for the restart
 _ASKED = 10_000  # users whose held-out item is ranked
-# Without rehearsal: the cheapest pass. With --set learning.rehearsal_ratio=1 it finds more (RESULTS.md).
-_SETTINGS = ("learning.rehearsal_ratio=0", "learning.prequential_every=0", "store.row_memory_mib=3072")
+_SETTINGS = ("learning.prequential_every=0", "store.row_memory_mib=3072")
 
 
 class Size:
