@@ -28,10 +28,10 @@ class SharedRows:
         self._view(end)[start:end] = rows.reshape(-1).view(np.uint8)
         return end
 
-    def read(self, start: int, num_rows: int, row_bytes: int) -> list[bytes]:
-        """Return a copy of each row from a place on."""
-        part = self._view(start + num_rows * row_bytes)[start : start + num_rows * row_bytes]
-        values: list[bytes] = part.view(f"V{row_bytes}").tolist()
+    def read(self, start: int, order: npt.NDArray[np.int64], row_bytes: int) -> list[bytes]:
+        """Return a copy of each of the rows from a place on, in this order."""
+        end = start + len(order) * row_bytes
+        values: list[bytes] = self._view(end)[start:end].view(f"V{row_bytes}")[order].tolist()
         return values
 
     def close(self) -> None:

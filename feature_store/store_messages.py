@@ -55,7 +55,9 @@ class Put(Struct, frozen=True, array_like=True, tag=4):
 
 
 class PutRows(Struct, frozen=True, array_like=True, tag=6):
-    """To the process: some rows of the commit, which stand in the shared memory from `start` on."""
+    """To the process: some rows of the commit, which stand in the shared memory from `start` on, behind those
+    of the same family that were told before.
+    """
 
     family: str
     keys: list[bytes]

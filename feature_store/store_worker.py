@@ -11,6 +11,9 @@ from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from feature_store.errors import StoreLockedError
 from feature_store.shared_rows import SharedRows
 from feature_store.store import FeatureStore
@@ -80,16 +83,28 @@ def _send_items(items: Iterator[tuple[bytes, bytes]], answers: Connection) -> No
 
 def _puts(orders: Connection, rows: SharedRows) -> Iterator[tuple[str, Iterable[Pair]]]:
     """Yield what is to be written, once all of it was told: the sender does not wait for the writing."""
-    told: list[Put | PutRows] = []
+    puts: list[Put] = []
+    of_rows: dict[str, list[PutRows]] = {}
     while not isinstance(order := decode_order(orders.recv_bytes()), Finish):
-        assert isinstance(order, Put | PutRows)
-        told.append(order)
-    for put in told:
-        if isinstance(put, Put):
-            yield put.family, put.pairs
+        if isinstance(order, Put):
+            puts.append(order)
         else:
-            values = rows.read(put.start, len(put.keys), put.row_bytes)
-            yield put.family, zip(put.keys, values, strict=True)
+            assert isinstance(order, PutRows)
+            of_rows.setdefault(order.family, []).append(order)
+    for family, parts in of_rows.items():
+        keys = [key for part in parts for key in part.keys]
+        places = _near_together(keys)
+        values = rows.read(parts[0].start, places, parts[0].row_bytes)
+        yield family, zip([keys[place] for place in places.tolist()], values, strict=True)
+    for put in puts:
+        yield put.family, put.pairs
+
+
+def _near_together(keys: list[bytes]) -> npt.NDArray[np.int64]:
+    """Return places such that keys nearly ascend, by their first eight bytes: RocksDB inserts what follows
+    the key before in half the time, and to sort whole keys would take what that saves.
+    """
+    return np.argsort(np.array(keys, "S8").view(">u8").astype(np.uint64))
 
 
 if __name__ == "__main__":
