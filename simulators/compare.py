@@ -37,8 +37,7 @@ from simulators.evaluate import Held, figures_of, hold_out
 from simulators.sampling import SAMPLE_SHARE, Times, bootstrap_sample, sample_users, tuning_part
 from simulators.trials import Trial
 
-# On few users each item is seen so seldom that what is best for all of them may lose.
-TUNING_USERS = 10_000
+TUNING_USERS = 4_000
 _RESAMPLING_SEED = _SAMPLING_SEED = _TUNING_SEED = 0
 _QUESTIONS = (  # each pair answers one: is the first worth it over the second?
     Pair("dat", "two_tower", True),
