@@ -29,6 +29,7 @@ from simulators.compare_plan import (
     parse_sweep,
     pick,
     rows_of,
+    tuned_as,
 )
 from simulators.compare_trials import Task, Trials, part_digest
 from simulators.contenders import CONTENDERS, Overrides
@@ -87,7 +88,7 @@ class Options(NamedTuple):
 
 
 class _Tuned(NamedTuple):
-    """What was tried and what was chosen. `ruled_out` are contenders of which no candidate came through."""
+    """What was tried and what was chosen. `ruled_out` are contenders for which no candidate came through."""
 
     chosen: dict[str, Overrides]
     tried: dict[str, list[Scored]]
@@ -126,6 +127,7 @@ def compare(dataset: Dataset, options: Options, trials: Trials) -> Json:
         "rows": [],
         "differences": [],
         "tuning": {name: [scored._asdict() for scored in tried] for name, tried in tuned.tried.items()},
+        "ablations": {name: tuned_as(name) for name in names if tuned_as(name) != name},
         "failures": [
             {"trial": failure.trial._asdict(), "error": failure.error} for failure in trials.failures
         ],
@@ -188,7 +190,8 @@ def _sample(dataset: Dataset, options: Options, number: int) -> Dataset:
 
 def _tune(dataset: Dataset, names: Sequence[str], options: Options, trials: Trials) -> _Tuned:
     """Try every candidate of every contender on the validation reviews, one seed; choose by HR@50."""
-    grids = {name: candidates(CONTENDERS[name], options.quick) for name in names} if options.tune else {}
+    tuned = dict.fromkeys(map(tuned_as, names)) if options.tune else {}
+    grids = {name: candidates(CONTENDERS[name], options.quick) for name in tuned}
     tasks: dict[tuple[str, Overrides], Task] = {}
     if not any(grids.values()):
         return _Tuned({}, {}, 0, set())
@@ -203,8 +206,10 @@ def _tune(dataset: Dataset, names: Sequence[str], options: Options, trials: Tria
         if result is not None:
             figures = figures_of(result.ranks, held)
             tried[name].append(Scored(candidate, figures["hr@50"], figures["mrr10"]))
-    chosen = {name: best(scored).overrides for name, scored in tried.items() if scored}
-    return _Tuned(chosen, tried, held.train.reviews.num_users, set(tried) - set(chosen))
+    found = {name: best(scored).overrides for name, scored in tried.items() if scored}
+    chosen = {name: found[tuned_as(name)] for name in names if tuned_as(name) in found}
+    ruled_out = {name for name in names if tuned_as(name) in tried} - set(chosen)
+    return _Tuned(chosen, tried, held.train.reviews.num_users, ruled_out)
 
 
 def _measure(rows: Sequence[Row], helds: Sequence[Held], options: Options, trials: Trials) -> list[Measured]:

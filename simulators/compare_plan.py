@@ -79,9 +79,14 @@ def candidates(contender: Contender, quick: bool) -> tuple[Overrides, ...]:
     return (grid[0], grid[-1]) if quick else grid
 
 
+def tuned_as(name: str) -> str:
+    """Return the contender whose candidates are tried for this one: itself, unless it is an ablation."""
+    return CONTENDERS[name].settings_of or name
+
+
 def check_budgets(names: Sequence[str], quick: bool) -> None:
     """Check that every contender that is tuned at all has equally many candidates."""
-    budgets = {name: len(candidates(CONTENDERS[name], quick)) for name in names}
+    budgets = {name: len(candidates(CONTENDERS[tuned_as(name)], quick)) for name in names}
     assert len({budget for budget in budgets.values() if budget}) <= 1, f"unequal budgets: {budgets}"
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from simulators.contenders import CONTENDERS
 from simulators.variety import LISTS
 
 _PUBLISHED = {"hr@50": "HR@50", "hr@100": "HR@100", "mrr10": "MRR × 10"}
@@ -107,6 +108,10 @@ def about(result: Mapping[str, Any]) -> list[str]:
             "tuned with as many candidates each on reviews before the test: highest HR@50, then MRR, then "
             f"the first tried; {result['num_tuning_users']:,} users, one seed"
         )
+        lines += [
+            f"{CONTENDERS[name].title}: with what was tuned for {CONTENDERS[of].title}"
+            for name, of in result["ablations"].items()
+        ]
     else:
         lines.append("not tuned: every contender with its own settings")
     if result["settings_for_all"]:

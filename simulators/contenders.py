@@ -15,7 +15,8 @@ class Contender(NamedTuple):
 
     `overrides` are settings `section.key=value`; those of the sections `epochs` and `als` are the trial's own
     (`trials.py`), the others the configuration's. `grid` holds what is tried on the validation items: the
-    same number of candidates for each contender that is tuned, none for those with nothing to tune.
+    same number of candidates for each contender that is tuned, none for those with nothing to tune. An
+    ablation takes what tuning finds for another contender, `settings_of`, which it is but for what it lacks.
     """
 
     title: str
@@ -23,6 +24,7 @@ class Contender(NamedTuple):
     how: How
     overrides: Overrides = ()
     grid: tuple[Overrides, ...] = ()
+    settings_of: str | None = None
 
 
 # bfloat16 is no worse here than float32, and half again as fast where the processor has it.
@@ -122,7 +124,7 @@ CONTENDERS: Mapping[str, Contender] = {
         "this project",
         "epochs",
         (*_DEFAULT, "model.augmented_dim=0"),
-        _DEFAULT_GRID,
+        settings_of="default",
     ),
     "default_streamed": Contender(
         "Dualstream default, one streaming pass", "this project", "stream", _STREAMED, _STREAM_GRID
@@ -132,6 +134,6 @@ CONTENDERS: Mapping[str, Contender] = {
         "this project",
         "stream",
         (*_STREAMED, "model.augmented_dim=0"),
-        _STREAM_GRID,
+        settings_of="default_streamed",
     ),
 }

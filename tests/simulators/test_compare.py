@@ -19,7 +19,7 @@ from feature_store.errors import SettingsError
 from simulators.compare import Options, compare
 from simulators.compare_trials import Trials
 from simulators.comparison_pictures import draw
-from simulators.comparison_report import grids, latex, markdown, rich_table
+from simulators.comparison_report import about, grids, latex, markdown, rich_table
 from simulators.contenders import CONTENDERS
 from simulators.dataset import Dataset, load_dataset
 from simulators.evaluate import figures_of, hold_out
@@ -56,6 +56,19 @@ def test_every_candidate_is_tried_once_and_the_best_runs_with_every_seed(
         assert set(CONTENDERS[name].grid[-1]) <= set(rows[name]["overrides"])
     assert result["seeds"] == [0, 1, 2]
     assert len(rows["dat"]["figures"]["hr@50"]["values"]) == 3
+
+
+@pytest.mark.parametrize("models", ["default,default_without_augmented", "default_without_augmented"])
+def test_an_ablation_takes_what_is_tuned_for_the_whole(models: str, dataset: Dataset, tmp_path: Path) -> None:
+    runner = Counted()
+    options = Options(models, num_seeds=1, against="default_without_augmented")
+    result = compare(dataset, options, trials_in(tmp_path, runner))
+    assert {name: len(tried) for name, tried in result["tuning"].items()} == {"default": BUDGET}
+    assert len(runner.ran) == BUDGET + len(models.split(",")) - ("default," in models)
+    for row in result["rows"]:
+        assert set(CONTENDERS["default"].grid[-1]) <= set(row["overrides"])
+    told = "no augmented vectors: with what was tuned for Dualstream default, epochs"
+    assert told in "\n".join(about(result))
 
 
 def test_figures_are_those_of_the_evaluator_and_differences_are_between_them(

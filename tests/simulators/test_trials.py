@@ -9,6 +9,7 @@ import pytest
 from feature_store.configuration import Configuration
 from feature_store.errors import SettingsError
 from feature_store.settings import load_configuration
+from simulators.compare_plan import tuned_as
 from simulators.contenders import CONTENDERS
 from simulators.dataset import load_dataset
 from simulators.evaluate import Held, hold_out
@@ -66,7 +67,7 @@ def configuration_of(overrides: tuple[str, ...]) -> Configuration:
 
 
 def test_budgets_are_equal_and_every_candidate_is_possible_and_different():
-    assert len({len(CONTENDERS[name].grid) for name in TUNED}) == 1
+    assert len({len(CONTENDERS[tuned_as(name)].grid) for name in TUNED}) == 1
     for contender in CONTENDERS.values():
         assert len(set(contender.grid)) == len(contender.grid) != 1
         for candidate in contender.grid:
