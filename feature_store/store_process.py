@@ -40,7 +40,7 @@ class Store(Protocol):
     """What the trainer needs of a store: it reads what was committed, begun or durable alike."""
 
     waits_s: list[float]
-    """How long each `get` had to wait for a commit that was being written, until somebody takes them out."""
+    """How long a commit that was being written held up each call that reads, until somebody takes them out."""
 
     @property
     def last_commit(self) -> CommitInfo:
@@ -122,7 +122,10 @@ class StoreProcess:
         Nothing is sent behind it before it is answered: both sides would wait for each other.
         """
         self._receive_early()
-        self._hand_over(None)
+        if self._rest is not None:
+            start = time.perf_counter()
+            self._hand_over(None)
+            self.waits_s.append(time.perf_counter() - start)
         self._worker.send(encode(ReadAhead(dict(keys))))
         self._asked = keys
 
