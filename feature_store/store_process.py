@@ -40,7 +40,7 @@ class Store(Protocol):
     """What the trainer needs of a store: it reads what was committed, begun or durable alike."""
 
     waits_s: list[float]
-    """How long a commit that was being written held up each call that reads, until somebody takes them out."""
+    """How long a commit that was being written held up each read, until somebody takes them out."""
 
     @property
     def last_commit(self) -> CommitInfo:
