@@ -23,7 +23,7 @@ class StoreSettings(_Section):
 
     path: Path = Field(Path("build/store"), description="folder of the RocksDB feature store")
     row_memory_mib: int = Field(1024, ge=1, description="memory for rows; colder rows are read from RocksDB")
-    own_process: bool = Field(True, description="write commits in a process beside the one that learns")
+    own_process: bool = Field(True, description="write commits and read ahead in a process of its own")
 
 
 class LogSettings(_Section):

@@ -29,8 +29,8 @@ class SharedRows:
         return end
 
     def read(self, start: int, order: npt.NDArray[np.int64], row_bytes: int) -> list[bytes]:
-        """Return a copy of each of the rows from a place on, in this order."""
-        end = start + len(order) * row_bytes
+        """Return a copy of some of the rows from a place on, in this order."""
+        end = start + (int(order.max()) + 1) * row_bytes
         values: list[bytes] = self._view(end)[start:end].view(f"V{row_bytes}")[order].tolist()
         return values
 

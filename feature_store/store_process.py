@@ -103,7 +103,9 @@ class StoreProcess:
         self.last_commit = opened.info
 
     def get(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the value of each key; waits for what is read ahead, or else for what is being written."""
+        """Return the value of each key; waits for what is being read ahead, and for a commit that is being
+        written if a key was not read ahead.
+        """
         self._receive_early()
         early = self._early.get(family, {})
         values = {key: early.pop(key) for key in keys if key in early}  # once: it may change from now on

@@ -94,8 +94,10 @@ def _puts(orders: Connection, rows: SharedRows) -> Iterator[tuple[str, Iterable[
     for family, parts in of_rows.items():
         keys = [key for part in parts for key in part.keys]
         places = _near_together(keys)
-        values = rows.read(parts[0].start, places, parts[0].row_bytes)
-        yield family, zip([keys[place] for place in places.tolist()], values, strict=True)
+        for first in range(0, len(places), PAIRS_A_MESSAGE):  # all at once would be in memory once more
+            some = places[first : first + PAIRS_A_MESSAGE]
+            values = rows.read(parts[0].start, some, parts[0].row_bytes)
+            yield family, zip([keys[place] for place in some.tolist()], values, strict=True)
     for put in puts:
         yield put.family, put.pairs
 

@@ -127,7 +127,7 @@ def compare(dataset: Dataset, options: Options, trials: Trials) -> Json:
         "rows": [],
         "differences": [],
         "tuning": {name: [scored._asdict() for scored in tried] for name, tried in tuned.tried.items()},
-        "ablations": {name: tuned_as(name) for name in names if tuned_as(name) != name},
+        "ablations": {name: tuned_as(name) for name in names if tuned.tried and tuned_as(name) != name},
         "failures": [
             {"trial": failure.trial._asdict(), "error": failure.error} for failure in trials.failures
         ],
@@ -189,9 +189,9 @@ def _sample(dataset: Dataset, options: Options, number: int) -> Dataset:
 
 
 def _tune(dataset: Dataset, names: Sequence[str], options: Options, trials: Trials) -> _Tuned:
-    """Try every candidate of every contender on the validation reviews, one seed; choose by HR@50."""
-    tuned = dict.fromkeys(map(tuned_as, names)) if options.tune else {}
-    grids = {name: candidates(CONTENDERS[name], options.quick) for name in tuned}
+    """Try every candidate on the validation reviews, one seed; choose by HR@50. An ablation has none."""
+    tried_for = dict.fromkeys(map(tuned_as, names)) if options.tune else {}
+    grids = {name: candidates(CONTENDERS[name], options.quick) for name in tried_for}
     tasks: dict[tuple[str, Overrides], Task] = {}
     if not any(grids.values()):
         return _Tuned({}, {}, 0, set())

@@ -163,12 +163,12 @@ class Session:
         num_read, self._num_read = self._num_read, sum(table.num_read for table in state.tables)
         if not self._config.store.own_process or num_read == self._num_read:
             return
-        room = self._batch_size - self._num_pending
+        room = max(self._batch_size - self._num_pending, 0)
         joined = [fact for fact in islice(state.unapplied, 2 * room) if isinstance(fact, Joined)]
         coming = _as_ops(joined[:room], state.item_numbers.get)
         positives = [op for op in state.pending + coming if op.is_positive]
         if positives:
-            new = unfolded(positives, state.widths)
+            new = unfolded(positives[: self._batch_size], state.widths)
             rehearsed = state.rehearsal.draw(self._config.learning, new)
             state.read_ahead(Examples.concatenate([new, rehearsed]))
 

@@ -117,6 +117,8 @@ class TrainerState:
         self.unapplied.extend(chunk.facts)
         self._marks = chunk.marks
         self._num_received += len(chunk.facts)
+        if self._unsettled and not chunk.facts:
+            self._unsettled.pop()
         self._unsettled.append((self._num_received, self._marks))
         self._settle()
 
@@ -134,7 +136,9 @@ class TrainerState:
             self.watermark_ms, self.latest_click_ms, _ = msgspec.structs.astuple(marks)
 
     def read_ahead(self, examples: Examples) -> None:
-        """Let the store read the rows that these examples will need. All rows needed before are in memory."""
+        """Let the store read the rows that these examples will need. To be called when all rows of the step
+        before are in memory: what else is read waits for these.
+        """
         items, users = self.tables.item, self.tables.user
         self._store.read_ahead(
             {

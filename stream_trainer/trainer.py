@@ -114,8 +114,10 @@ class Trainer:
             if chunk is not None:
                 at_end = chunk.at_end
                 self._receive(chunk)
-            more_may_come = chunk is not None and bool(chunk.num_events) and not at_end
-            self._apply(stop, num_ahead if more_may_come else 1)
+            # What is known of the next batch is read ahead, so facts wait for others; but only for those that
+            # are in the log already, and not where hardly any come.
+            waits = chunk is not None and bool(chunk.facts) and chunk.lag_records > 0 and not at_end
+            self._apply(stop, num_ahead if waits else 1)
             self._learn_if_waited()
             self._continue_commit()
             if self._commit_is_due():
@@ -145,7 +147,7 @@ class Trainer:
         self._observe(chunk)
 
     def _apply(self, stop: threading.Event, num_least: int) -> None:
-        """Apply what was received while it is so much; a request to stop leaves the rest to the commit."""
+        """Apply facts while at least so many wait; a request to stop leaves the rest to the commit."""
         num_batches = self._config.learning.commit_every_batches
         while len(self.state.unapplied) >= num_least and not stop.is_set():
             self.session.apply_next()

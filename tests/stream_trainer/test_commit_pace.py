@@ -52,6 +52,26 @@ class SilentFeed:
         """Nothing is held."""
 
 
+class Trickle(SilentFeed):
+    """Live: one click, then impressions that nobody clicks, without a pause. Stops the trainer in the end."""
+
+    until_end = False
+
+    def __init__(self, clock: Clock, stop: threading.Event) -> None:
+        super().__init__(clock)
+        self._stop = stop
+
+    def next_chunk(self, timeout_s: float) -> Chunk:
+        """Let a second pass."""
+        self._clock.seconds += 1
+        number = int(self._clock.seconds)
+        facts = [Joined("u", "i", 0, 0)] if number == 1 else []
+        if number == NUM_CHUNKS:
+            self._stop.set()
+        marks = Marks(1000 * number, 1000, 1000 * number)
+        return Chunk(list(facts), [], marks, {}, {}, 0, 0, {"impressions": 1}, {}, 1, False)
+
+
 class SlowStore(FeatureStore):
     """Takes some seconds to make a commit durable, and notes when it was asked to."""
 
@@ -106,4 +126,19 @@ def test_a_wait_for_rows_counts_among_what_commits_cost(tmp_path: Path) -> None:
     trainer.session.apply(Chunk([Joined("u", "i", 0, 0)], [], Marks(), {}, {}, 0, 0, {}, {}, 0, False))
     assert store.waits_s == []
     assert {0.25, 0.5} <= set(trainer.run(threading.Event()).commit_stalls)
+    store.close()
+
+
+def test_a_click_is_learned_in_time_though_others_never_come(tmp_path: Path) -> None:
+    """Facts wait for those of the next batch, to be read ahead: not while hardly any come."""
+    config = configuration(
+        "learning.commit_interval_seconds=3", "learning.commit_every_batches=0", "learning.max_wait_seconds=2"
+    )
+    clock, stop = Clock(), threading.Event()
+    store = FeatureStore(tmp_path / "store")
+    trainer = Trainer(config, Trickle(clock, stop), store, TrainerMetrics(CollectorRegistry()), clock)
+    summary = trainer.run(stop)
+    assert (summary.num_positives, len(trainer.state.unapplied)) == (1, 0)
+    assert summary.steps[0].seconds <= 5
+    assert store.last_commit == CommitInfo(store.last_commit.number, 1000 * NUM_CHUNKS, 1000)
     store.close()

@@ -88,3 +88,23 @@ def test_positives_that_wait_are_learned_before_their_item_changes(tmp_path: Pat
     assert shop.session.num_pending == 0
     assert len(shop.losses) == 1
     shop.close()
+
+
+def test_a_store_goes_on_with_smaller_batches(tmp_path: Path) -> None:
+    """What waits for a larger batch is several now."""
+    shop = Shop(configuration("learning.batch_size=64"), tmp_path)
+    events: list[Event] = [ItemFeatures(id=f"i{n}", ts_ms=n, features={"category": "c"}) for n in range(5)]
+    for n in range(31):
+        ts_ms, item = 10 + n, f"i{n % 5}"
+        events += [
+            Impression(impression_id=f"{n}", user_id=f"u{n % 7}", ts_ms=ts_ms, items=[item]),
+            Click(impression_id=f"{n}", user_id=f"u{n % 7}", item_id=item, ts_ms=ts_ms),
+        ]
+    shop.apply(events)
+    assert shop.session.num_pending == 31
+    shop.commit()
+    shop.close()
+    again = Shop(configuration("learning.batch_size=4"), tmp_path)
+    again.session.learn_what_is_full()
+    assert (again.session.num_pending, len(again.losses)) == (3, 7)
+    again.close()
