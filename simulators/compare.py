@@ -190,8 +190,8 @@ def _sample(dataset: Dataset, options: Options, number: int) -> Dataset:
 
 def _tune(dataset: Dataset, names: Sequence[str], options: Options, trials: Trials) -> _Tuned:
     """Try every candidate on the validation reviews, one seed; choose by HR@50. An ablation has none."""
-    tried_for = dict.fromkeys(map(tuned_as, names)) if options.tune else {}
-    grids = {name: candidates(CONTENDERS[name], options.quick) for name in tried_for}
+    wanted = map(tuned_as, names) if options.tune else ()
+    grids = {name: candidates(CONTENDERS[name], options.quick) for name in wanted}
     tasks: dict[tuple[str, Overrides], Task] = {}
     if not any(grids.values()):
         return _Tuned({}, {}, 0, set())

@@ -140,12 +140,12 @@ class TrainerState:
         before are in memory: what else is read waits for these.
         """
         items, users = self.tables.item, self.tables.user
-        self._store.read_ahead(
-            {
-                items.name: items.absent(self.learner.candidates(examples).numbers_I),
-                users.name: users.absent(list(dict.fromkeys(examples.users))),
-            }
-        )
+        keys = {
+            items.name: items.absent(self.learner.candidates(examples).numbers_I),
+            users.name: users.absent(list(dict.fromkeys(examples.users))),
+        }
+        if any(keys.values()):  # for nothing a commit would be handed over at once
+            self._store.read_ahead(keys)
 
     @property
     def last_commit(self) -> CommitInfo:
