@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from feature_store.configuration import Configuration
 from feature_store.store import FAMILIES, FeatureStore, FeatureStoreReader
@@ -91,7 +92,7 @@ class Follower:
             if features is not None:
                 known = (code if code < 0 else values.number(value_ids[code]) for code in features[0])
                 features = (tuple(known), features[1])
-            self._waiting.append(op._replace(item=item, shown=(), features=features))
+            self._waiting.append(replace(op, item=item, shown=(), features=features))
 
     def ranks(self, questions: Questions) -> Ranks:
         """Return `Generation.ranks` with all that was noted before."""

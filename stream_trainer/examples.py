@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from feature_store.rows import RowTable
 
@@ -19,7 +20,7 @@ NO_ITEM = -1
 Records = npt.NDArray[np.void]
 
 
-class UserOp(NamedTuple):
+class UserOp(Struct, frozen=True, gc=False):
     """One thing that happened to a user: a positive, an upsert of features, or a deletion."""
 
     user_id: str
@@ -106,13 +107,13 @@ def unfolded(positives: Sequence[UserOp], widths: ExampleWidths) -> Examples:
     records["history"] = records["shown"] = NO_ITEM
     if not positives:
         return Examples([], records)
-    users, items, partitions, offsets, shown, _ = zip(*positives, strict=True)
-    records["item"], records["partition"], records["offset"] = items, partitions, offsets
+    for name in ("item", "partition", "offset"):
+        records[name] = [getattr(op, name) for op in positives]
     if widths.shown:
-        for row, numbers in enumerate(shown):
-            kept = numbers[: widths.shown]
+        for row, op in enumerate(positives):
+            kept = op.shown[: widths.shown]
             records["shown"][row, : len(kept)] = kept
-    return Examples(list(users), records)
+    return Examples([op.user_id for op in positives], records)
 
 
 def fold_users(table: RowTable, ops: Sequence[UserOp], widths: ExampleWidths) -> Examples:
@@ -123,8 +124,9 @@ def fold_users(table: RowTable, ops: Sequence[UserOp], widths: ExampleWidths) ->
     """
     if not ops:
         return unfolded([], widths)
-    users, records = unfolded([op for op in ops if op.is_positive], widths)[:2]
-    is_positive_O = np.array([op.is_positive for op in ops])
+    is_positive_O = np.array([op.item for op in ops]) != NO_ITEM
+    positives = ops if is_positive_O.all() else [op for op in ops if op.is_positive]
+    users, records = unfolded(positives, widths)[:2]
     slots_O = table.slots([op.user_id for op in ops])
     example_of_O = np.cumsum(is_positive_O) - 1
     for wave in _waves(slots_O):

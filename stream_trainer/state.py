@@ -225,7 +225,7 @@ class TrainerState:
         }
         now = {
             b"offsets": msgpack.packb(offsets),
-            b"pending": msgpack.packb([list(op) for op in self.pending]),
+            b"pending": msgpack.packb([msgspec.structs.astuple(op) for op in self.pending]),
             b"progress": msgpack.packb(progress),
             b"unapplied": msgspec.msgpack.encode(Remainder(list(self.unapplied), self._marks)),
             b"topic_ids": msgpack.packb(dict(sorted(self.topic_ids.items()))),

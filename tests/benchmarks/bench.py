@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from machine import settle, start_broker
+from pairs import BATCH
 from parts import milliseconds_per_batch
 from rich.console import Console
 from rich.table import Table
 from streams import Stalls
 from suites import Suite, default_suite, paper_suite
-from workload import BATCH
 
 from feature_store.telemetry import calm_garbage_collector
 

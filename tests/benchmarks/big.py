@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from daemon import Run, folder_bytes, learn, live_bytes
+from pairs import NUM_ITEMS, NUM_USERS
 from rich.console import Console
 from rich.table import Table
-from workload import NUM_ITEMS, NUM_USERS, default_configuration, fill_store, write_events
+from workload import default_configuration, fill_store, write_events
 
 from feature_store.configuration import Configuration
 from simulators.replay import create_topics

@@ -1,5 +1,6 @@
 """The machine under the bench: when it is idle, what its processor can, and a broker on it."""
 
+import os
 import subprocess
 import sys
 import time
@@ -10,8 +11,8 @@ _BROKER = Path(__file__).parents[2] / "deploy" / "kafka" / "broker.py"
 
 
 def settle() -> None:
-    """Wait until the machine is idle: what one row leaves behind (RocksDB's compactions) must not burden the
-    next one.
+    """Wait until the processors that we may use are idle: what one row leaves behind (RocksDB's compactions)
+    must not burden the next one.
     """
     deadline_s = time.monotonic() + _SETTLE_LIMIT_S
     while time.monotonic() < deadline_s:
@@ -40,6 +41,8 @@ def start_broker(folder: Path) -> tuple[subprocess.Popen[str], str]:
 
 
 def _cpu_ticks() -> tuple[int, int]:
-    """Return all ticks of all processors so far, and the idle ones among them."""
-    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    return sum(ticks), ticks[3] + ticks[4]
+    """Return all ticks of the processors that we may use so far, and the idle ones among them."""
+    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    ticks = [[int(field) for field in line[1:9]] for line in lines if line[0] in ours]
+    return sum(map(sum, ticks)), sum(each[3] + each[4] for each in ticks)

@@ -4,7 +4,8 @@ import cProfile
 import pstats
 from pathlib import Path
 
-from workload import BATCH, LearnStep, batches
+from pairs import BATCH, batches
+from workload import LearnStep
 
 _NUM_BATCHES = 20
 _CALLERS = ("session._learn", "learner.step")

@@ -3,25 +3,20 @@ default preset.
 """
 
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from machine import has_bfloat16
-from reference import Floor, PlainDefaultLoop, PlainLoop
+from pairs import BATCH, HIDDEN, NEGATIVES, NUM_ITEMS, NUM_USERS, batches, rate, time_steps
+from plain import NUM_THREADS, Plain
+from reference import Floor
 from streams import EndToEnd, joined_records_per_second, polled_records_per_second, same_bytes
 from workload import (
-    BATCH,
-    HIDDEN,
-    NEGATIVES,
-    NUM_ITEMS,
-    NUM_USERS,
     LearnStep,
-    batches,
     configuration,
     default_configuration,
     fill_store,
@@ -95,7 +90,8 @@ class _Stores:
 def paper_suite(folder: Path, address: str, num_batches: int, num_positives: int, stack: ExitStack) -> Suite:
     """The paper's model (with what lets it learn) at Amazon Books' size."""
     stores = _Stores(configuration(folder), folder, address)
-    plain, floor = PlainLoop(NUM_USERS, NUM_ITEMS, HIDDEN, BATCH, NEGATIVES), Floor(HIDDEN, BATCH, 6 * BATCH)
+    plain, keeping = (stack.enter_context(Plain(*options)) for options in ((), ("--keep-memory",)))
+    floor = Floor(HIDDEN, BATCH, 6 * BATCH)
     alone = stack.enter_context(closing(LearnStep(stores.copy())))
     tenth = stores.copy(row_memory_mib=_tenth_of_rows_mib(configuration(folder)))
     same_bytes(stores.copy(), stores.copy(row_memory_mib=tenth.store.row_memory_mib), 32 * BATCH)
@@ -108,11 +104,12 @@ def paper_suite(folder: Path, address: str, num_batches: int, num_positives: int
         ]
     )
     rows = [
-        Row("a", "plain in-memory PyTorch loop", 2, partial(time_steps, plain.step, num_batches)),
+        _plain_row("a", "plain in-memory PyTorch loop", plain, "float32", num_batches),
+        _plain_row("a-kept", "… that keeps freed memory, as ours does", keeping, "float32", num_batches),
         Row(
             "e", "the towers' matrix products alone (floor)", 2, partial(time_steps, floor.step, num_batches)
         ),
-        Row("a-bf16", "… in bfloat16", 2, partial(time_steps, plain.step_bfloat16, num_batches)),
+        _plain_row("a-bf16", "the plain loop in bfloat16", plain, "bfloat16", num_batches),
         Row("b", "learn step alone", 2, partial(_learn, alone, num_batches, "float32")),
         Row("b-bf16", "… in bfloat16", 2, partial(_learn, alone, num_batches, "bfloat16")),
         Row("c", "end to end, file log, commits", 1, _run(files)),
@@ -134,6 +131,7 @@ def paper_suite(folder: Path, address: str, num_batches: int, num_positives: int
         Claim("end to end from files, both in float32", "c", "a", 0.5),
         Claim("end to end from Kafka, both in float32", "d", "a", 0.35),
         Claim("end to end from files, both in bfloat16", "c-bf16", "a-bf16", None),
+        Claim("the plain loop that keeps freed memory ÷ as people run it", "a-kept", "a", None),
         Claim("poll … join ÷ bare poll", "q", "p", 0.5),
         Claim("in-batch ÷ S = 5, end to end", "n", "c", 1.5),
         Claim("memory for a tenth of the rows ÷ for all", "m", "c", 0.5),
@@ -171,30 +169,28 @@ def default_suite(
         for key, stream in {"c": files, "d": kafka}.items():
             suite.streams.update({f"{key}{ratio}": stream, f"{key}{ratio}-bf16": stream})
         suite.steps[f"b{ratio}"] = alone
-        suite.rows.extend(_default_rows(ratio, max(1, num_batches // (4 * (1 + ratio))), alone, files, kafka))
+        plain = stack.enter_context(Plain("--default", str(learning.batch_size), str(ratio)))
+        num = max(1, num_batches // (4 * (1 + ratio)))
+        suite.rows.extend(_default_rows(ratio, num, plain, alone, files, kafka))
         suite.claims.extend(_default_claims(ratio))
     return _possible(suite)
 
 
 def _default_rows(
-    ratio: int, num_batches: int, alone: LearnStep, files: EndToEnd, kafka: EndToEnd
+    ratio: int, num_batches: int, plain: Plain, alone: LearnStep, files: EndToEnd, kafka: EndToEnd
 ) -> list[Row]:
     batch = alone.config.learning.batch_size
-    plain = PlainDefaultLoop(NUM_USERS, NUM_ITEMS, HIDDEN, batch, ratio)
     num_queries = batch * (1 + ratio)
     floor = Floor(HIDDEN, num_queries, num_queries + alone.config.learning.shared_negatives)
-    plainly, plainly_bf16 = (
-        partial(time_steps, step, num_batches) for step in (plain.step, plain.step_bfloat16)
-    )
     return [
-        Row(f"a{ratio}", f"rehearsal {ratio}: plain in-memory loop", 2, plainly),
+        _plain_row(f"a{ratio}", f"rehearsal {ratio}: plain in-memory loop", plain, "float32", num_batches),
         Row(
             f"e{ratio}",
             "the towers' matrix products alone (floor)",
             2,
             partial(_products, floor, batch, num_batches),
         ),
-        Row(f"a{ratio}-bf16", "… in bfloat16", 2, plainly_bf16),
+        _plain_row(f"a{ratio}-bf16", "the plain loop in bfloat16", plain, "bfloat16", num_batches),
         Row(f"b{ratio}", "learn step alone", 2, partial(_learn, alone, num_batches, "float32")),
         Row(f"b{ratio}-bf16", "… in bfloat16", 2, partial(_learn, alone, num_batches, "bfloat16")),
         Row(f"c{ratio}", "end to end, file log, commits", 1, _run(files)),
@@ -217,23 +213,13 @@ def _default_claims(ratio: int) -> list[Claim]:
     ]
 
 
-def time_steps(step: Callable[..., None], num_batches: int, seed: int) -> float:
-    """Return positives per second over some batches of users and positives, two more being run first."""
-    return _rate(step, list(batches(num_batches + 2, seed)))
-
-
-def _rate(step: Callable[..., None], given: list[tuple[Any, ...]]) -> float:
-    for one in given[:2]:
-        step(*one)
-    start = time.perf_counter()
-    for one in given[2:]:
-        step(*one)
-    return (len(given) - 2) * BATCH / (time.perf_counter() - start)
+def _plain_row(name: str, what: str, plain: Plain, precision: str, num_batches: int) -> Row:
+    return Row(name, what, NUM_THREADS, partial(plain.positives_per_second, precision, num_batches))
 
 
 def _learn(alone: LearnStep, num_batches: int, precision: str, seed: int) -> float:
     alone.set_precision(precision)
-    return _rate(alone.step, [(alone.facts(*pair),) for pair in batches(num_batches + 2, seed)])
+    return rate(alone.step, [(alone.facts(*pair),) for pair in batches(num_batches + 2, seed)])
 
 
 def _products(floor: Floor, batch: int, num_batches: int, seed: int) -> float:

@@ -4,11 +4,11 @@ it.
 Owns sizes and settings. Everything is drawn by one seed; nothing is measured here.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from pairs import BATCH, NEGATIVES, NUM_CATEGORIES, NUM_ITEMS, NUM_USERS
 
 from feature_store.codec import encode
 from feature_store.configuration import Configuration
@@ -20,9 +20,7 @@ from stream_trainer.event_log import EventLog
 from stream_trainer.session import Session
 from stream_trainer.state import TrainerState
 
-NUM_USERS, NUM_ITEMS, NUM_CATEGORIES = 695_513, 243_166, 11
-BATCH, NEGATIVES, SLATE = 1024, 5, 6
-HIDDEN = [256, 128]
+SLATE = 6
 START_MS = 1_700_000_000_000
 _CHUNK = 20_000
 
@@ -163,11 +161,3 @@ class LearnStep:
     @staticmethod
     def _refuse() -> None:
         raise RuntimeError("a learn step alone is not to commit")
-
-
-def batches(num_batches: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield users and positives, the same for every row of the bench."""
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(num_batches):
-        users_B = torch.randint(NUM_USERS, (BATCH,), generator=generator)
-        yield users_B, torch.randint(NUM_ITEMS, (BATCH,), generator=generator)

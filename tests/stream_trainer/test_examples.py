@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from learning import World, configuration, user_table
+from msgspec.structs import replace
 
 from feature_store.rows import Field, RowLayout
 from stream_trainer.examples import NO_ITEM, Examples, ExampleWidths, UserOp, fold_users
@@ -183,7 +184,7 @@ def test_nothing_that_comes_later_changes_what_an_example_sees(place: int) -> No
     offset = max(op.offset for op in before[:place] if op.is_positive)
     for world in (first, second):
         stream(world, seed=1)  # the same numbers of items and values
-    after = before[:place] + [op._replace(offset=op.offset + 1000) for op in stream(second, seed=2)]
+    after = before[:place] + [replace(op, offset=op.offset + 1000) for op in stream(second, seed=2)]
     one, other = known_until(learned(first, before), offset), known_until(learned(second, after), offset)
     assert len(one) > place / 2
     assert one == other
