@@ -17,7 +17,9 @@ from simulators.synthetic import generate
 from simulators.trials import Trial, run_trial, settings_of, split_settings
 
 SMALL = ("learning.batch_size=64", "model.hidden=[32]")
-TUNED = [name for name, contender in CONTENDERS.items() if contender.how not in ("popularity", "random")]
+AS_PAPER = "dat_paper_weights"
+UNTUNED = ("popularity", "random", AS_PAPER)
+TUNED = [name for name in CONTENDERS if name not in UNTUNED]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +79,8 @@ def test_budgets_are_equal_and_every_candidate_is_possible_and_different():
 
 
 def test_contenders_differ_in_what_their_names_say():
-    settings = {name: configuration_of(CONTENDERS[name].overrides).model for name in TUNED}
-    dat, default = settings["dat"].model_dump(), settings["default"].model_dump()
+    settings = {name: configuration_of(CONTENDERS[name].overrides).model for name in (*TUNED, AS_PAPER)}
+    dat, paper, default = (settings[name].model_dump() for name in ("dat", AS_PAPER, "default"))
 
     def changes(name: str, reference: dict[str, object]) -> dict[str, object]:
         ours = settings[name].model_dump()
@@ -86,7 +88,8 @@ def test_contenders_differ_in_what_their_names_say():
 
     assert changes("dat_without_cal", dat) == {"lambda_cal": 0.0}
     assert changes("dat_own_tower", dat) == {"own_tower_mimic": True}
-    assert changes("two_tower", dat) == {"name": "two_tower", "lambda_cal": 0.0}
+    assert changes("dat", paper) == {"lambda_user": 20.0, "lambda_item": 20.0, "lambda_cal": 0.3}
+    assert changes("two_tower", paper) == {"name": "two_tower", "lambda_cal": 0.0}
     assert changes("default_without_augmented", default) == {"augmented_dim": 0}
     assert changes("default_streamed", default) == {}
     assert changes("default_without_augmented_streamed", default) == {"augmented_dim": 0}
