@@ -42,8 +42,8 @@ _PAPER_GRID: tuple[Overrides, ...] = (
     ("learning.rows_learning_rate=3e-3",),
     ("learning.rows_learning_rate=1e-1",),
 )
-# The paper's weights, 0.5, 0.5 and 1, stand beside scores that no temperature divides; beside ours a mimic loss
-# of 0.5 says nothing. These were searched on the validation reviews of Beauty and Toys, all users.
+# The paper's weights, 0.5, 0.5 and 1, stand beside scores that no temperature divides; beside ours they say
+# little. These were searched on the validation reviews of Beauty and Toys, all users.
 _MENDED_WEIGHTS: Overrides = ("model.lambda_user=20", "model.lambda_item=20", "model.lambda_cal=0.3")
 _DAT: Overrides = (*_PAPER, *_MENDED_WEIGHTS, "learning.rows_learning_rate=3e-2")
 _STRONGER_MIMIC: Overrides = ("model.lambda_user=100", "model.lambda_item=100")
