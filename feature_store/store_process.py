@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from feature_store import store_worker
 from feature_store.configuration import StoreSettings
@@ -34,6 +34,7 @@ from feature_store.store_messages import (
 from feature_store.worker import Worker
 
 _MESSAGES_A_PIECE = 4
+_LATE = object()  # stands where nothing was read ahead; None stands for no value
 
 
 class Store(Protocol):
@@ -108,15 +109,16 @@ class StoreProcess:
         """
         self._receive_early()
         early = self._early.get(family, {})
-        values = {key: early.pop(key) for key in keys if key in early}  # once: it may change from now on
-        late = [key for key in keys if key not in values]
+        values: list[Any] = [early.pop(key, _LATE) for key in keys]  # once: it may change from now on
+        late = [place for place, value in enumerate(values) if value is _LATE]
         if late:
             self._wait_for_commit()
-            self._worker.send(encode(Get(family, late)))
+            self._worker.send(encode(Get(family, [keys[place] for place in late])))
             answer = decode_answer(self._worker.receive() or b"")
             assert isinstance(answer, Values)
-            values.update(zip(late, answer.values, strict=True))
-        return [values[key] for key in keys]
+            for place, value in zip(late, answer.values, strict=True):
+                values[place] = value
+        return values
 
     def read_ahead(self, keys: Mapping[str, list[bytes]]) -> None:
         """Let the process read these after the commit that is being written, while this one goes on.
