@@ -19,7 +19,7 @@ def settle() -> None:
         before = _cpu_ticks()
         time.sleep(1)
         total, idle = (now - then for now, then in zip(_cpu_ticks(), before, strict=True))
-        if idle > 0.9 * total:
+        if idle >= 0.9 * total:  # both are 0 where processors have other numbers there
             return
 
 

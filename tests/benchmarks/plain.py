@@ -8,6 +8,7 @@ import argparse
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -39,7 +40,8 @@ class Plain:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        print(precision, num_batches, seed, file=process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # then there is no answer, either
+            print(precision, num_batches, seed, file=process.stdin, flush=True)
         answer = process.stdout.readline()
         if not answer:
             raise RuntimeError(f"the plain loop ended with code {process.wait()}: {process.args!r}")

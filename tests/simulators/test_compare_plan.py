@@ -21,7 +21,7 @@ def test_every_contender_that_is_tuned_has_the_same_budget(quick: bool) -> None:
     check_budgets(list(CONTENDERS), quick)
     budgets = {len(set(candidates(contender, quick))) for contender in CONTENDERS.values()}
     assert len(budgets - {0}) == 1
-    assert 0 in budgets  # popularity and random have nothing to tune
+    assert 0 in budgets  # popularity, random and the paper's weights stay as they are
 
 
 def test_unequal_budgets_are_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
