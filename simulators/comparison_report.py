@@ -14,6 +14,7 @@ from simulators.variety import LISTS
 _PUBLISHED = {"hr@50": "HR@50", "hr@100": "HR@100", "mrr10": "MRR × 10"}
 _METRICS = {**_PUBLISHED, "hr@10": "HR@10", "ndcg@10": "NDCG@10"}
 _RECALL = {"recall@10": "Recall@10", "recall@50": "Recall@50"}
+_LEARNS_NOTHING = ("popularity", "random")
 _VARIETY = {
     "coverage": "share of the catalogue in any of them",
     "overlap": "share of them that two users have in common",
@@ -89,6 +90,13 @@ def latex(result: Mapping[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def _untuned(result: Mapping[str, Any]) -> list[str]:
+    """Return the contenders that learn by settings which nobody tuned."""
+    known = {*result["tuning"], *result["ablations"]}
+    names = dict.fromkeys(row["contender"] for row in result["rows"])
+    return [name for name in names if name not in known and CONTENDERS[name].how not in _LEARNS_NOTHING]
+
+
 def about(result: Mapping[str, Any]) -> list[str]:
     """Say in lines what the figures are of, and what to know before one trusts them."""
     if result["num_samples"]:
@@ -112,6 +120,7 @@ def about(result: Mapping[str, Any]) -> list[str]:
             f"{CONTENDERS[name].title}: with what was tuned for {CONTENDERS[of].title}"
             for name, of in result["ablations"].items()
         ]
+        lines += [f"{CONTENDERS[name].title}: as it is, not tuned" for name in _untuned(result)]
     else:
         lines.append("not tuned: every contender with its own settings")
     if result["settings_for_all"]:

@@ -71,6 +71,13 @@ def test_an_ablation_takes_what_is_tuned_for_the_whole(models: str, dataset: Dat
     assert told in "\n".join(about(result))
 
 
+def test_what_is_not_tuned_is_told(dataset: Dataset, tmp_path: Path) -> None:
+    options = Options("dat,dat_paper_weights,random", num_seeds=1)
+    result = compare(dataset, options, trials_in(tmp_path, Counted()))
+    told = [line for line in about(result) if "not tuned" in line]
+    assert told == ["DAT, the paper's weights: as it is, not tuned"]
+
+
 def test_figures_are_those_of_the_evaluator_and_differences_are_between_them(
     dataset: Dataset, tmp_path: Path
 ) -> None:
