@@ -6,7 +6,7 @@ Pure. Owns the maps only; rows and their bytes are `rows.py`'s.
 
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,7 @@ class IdIndex:
 
     def keys_at(self, slots: I64) -> list[bytes]:
         """Return the ID at each slot, UTF-8."""
-        return list(map(str.encode, map(self._id_at.__getitem__, slots.tolist())))
+        return [self._id_at[slot].encode() for slot in slots.tolist()]
 
     def stored_keys(self, keys: Sequence[str | int]) -> list[bytes]:
         """Return the IDs in UTF-8."""
@@ -92,9 +92,8 @@ class NumberIndex:
 
     def keys_at(self, slots: I64) -> list[bytes]:
         """Return the ID at each slot, UTF-8."""
-        return self.stored_keys(self._number_at[slots].tolist())
+        return [self._ids[number].encode() for number in self._number_at[slots].tolist()]
 
     def stored_keys(self, keys: Sequence[str | int]) -> list[bytes]:
         """Return the IDs of numbers in UTF-8."""
-        numbers = cast("Sequence[int]", keys)
-        return list(map(str.encode, map(self._ids.__getitem__, numbers)))
+        return [self._ids[int(key)].encode() for key in keys]

@@ -19,7 +19,7 @@ def settle() -> None:
         before = _cpu_ticks()
         time.sleep(1)
         total, idle = (now - then for now, then in zip(_cpu_ticks(), before, strict=True))
-        if idle >= 0.9 * total:  # both are 0 where processors have other numbers there
+        if idle > 0.9 * total:
             return
 
 
@@ -41,8 +41,11 @@ def start_broker(folder: Path) -> tuple[subprocess.Popen[str], str]:
 
 
 def _cpu_ticks() -> tuple[int, int]:
-    """Return all ticks of the processors that we may use so far, and the idle ones among them."""
+    """Return all ticks of the processors that we may use so far, and the idle ones among them; of all
+    processors where none there has the number of one of ours (in some containers).
+    """
     ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
-    ticks = [[int(field) for field in line[1:9]] for line in lines if line[0] in ours]
+    counted = [line for line in lines if line[0] in ours] or lines[:1]
+    ticks = [[int(field) for field in line[1:9]] for line in counted]
     return sum(map(sum, ticks)), sum(each[3] + each[4] for each in ticks)
