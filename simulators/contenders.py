@@ -43,8 +43,8 @@ _PAPER_GRID: tuple[Overrides, ...] = (
     ("learning.rows_learning_rate=1e-1",),
 )
 # The paper's mimic losses, weighed 0.5, stand beside scores that no temperature divides; beside ours they say
-# little. Searched on the validation reviews of Beauty and Toys, all users; how much of CAL, from 0.1 to 1, was
-# not told apart there.
+# little. Searched on the validation reviews of Beauty and Toys, all users. They do not tell apart how much of
+# CAL is best, from 0.1 to 1.
 _MENDED_WEIGHTS: Overrides = ("model.lambda_user=20", "model.lambda_item=20", "model.lambda_cal=0.3")
 _DAT: Overrides = (*_PAPER, *_MENDED_WEIGHTS, "learning.rows_learning_rate=3e-2")
 _STRONGER_MIMIC: Overrides = ("model.lambda_user=100", "model.lambda_item=100")
