@@ -94,57 +94,56 @@ def decode(kind: EventKind, key: bytes | None, value: bytes | None, timestamp_ms
     Raises:
         DecodeError: the message is not acceptable; says which field and why.
     """
-    (event,) = decode_many(kind, [(key, value, timestamp_ms)])
-    if isinstance(event, DecodeError):
-        raise event
+    (event,), errors = decode_many(kind, [(key, value, timestamp_ms)])
+    if event is None:
+        raise errors[0]
     return event
 
 
 def decode_many(
     kind: EventKind, records: Iterable[tuple[bytes | None, bytes | None, int]]
-) -> list[Event | DecodeError]:
-    """Return the event of each (key, value, timestamp_ms), or why there is none, in the same order.
+) -> tuple[list[Event | None], dict[int, DecodeError]]:
+    """Return the event of each (key, value, timestamp_ms) in the same order, and by place why there is none.
 
     One step for what is good beyond doubt; whatever that step refuses is read again, field by field, to be
     accepted after all (unknown fields are ignored) or explained.
 
     >>> decode_many(EventKind.ITEM, [(b"a", b"", 7), (b"a", b'{"v": 1, "id": "a"}', 8)])  # doctest: +ELLIPSIS
-    [Deleted(kind=..., id='a', ts_ms=7), DecodeError("malformed: field 'ts_ms': required, but missing")]
+    ([Deleted(kind=..., id='a', ts_ms=7), None], \
+{1: DecodeError("malformed: field 'ts_ms': required, but missing")})
     """
     reader = _READERS[kind]
     from_msgpack, owner_of = reader.from_msgpack, reader.owner_of
-    events: list[Event | DecodeError] = []
+    events: list[Event | None] = []
+    errors: dict[int, DecodeError] = {}
     for key, value, timestamp_ms in records:
         if value and value[0] >= _FIRST_OF_MSGPACK and len(value) <= MAX_MESSAGE_BYTES:
             try:
                 event = from_msgpack(value)
+                if owner_of(event).encode() == key:  # nearly all: no call for each
+                    events.append(event)
+                    continue
             except _REFUSALS:
-                events.append(_event_or_error(reader, key, value, timestamp_ms))
-            else:  # nearly all: no call for each
-                events.append(event if owner_of(event).encode() == key else _mismatch(reader, key, event))
-        else:
-            events.append(_event_or_error(reader, key, value, timestamp_ms))
-    return events
+                pass  # the next step accepts it or says why not
+        try:
+            events.append(_read_slowly(reader, key, value, timestamp_ms))
+        except DecodeError as error:
+            errors[len(events)] = error
+            events.append(None)
+    return events, errors
 
 
-def _event_or_error(
-    reader: _Reader, key: bytes | None, value: bytes | None, timestamp_ms: int
-) -> Event | DecodeError:
-    """Take what the first step over msgpack is not for, or was too strict for."""
-    try:
-        if not value:
-            return _deletion(reader.kind, key, timestamp_ms)
-        if len(value) > MAX_MESSAGE_BYTES:
-            detail = f"the value has {len(value)} bytes; at most {MAX_MESSAGE_BYTES} are accepted"
-            return DecodeError(DecodeReason.OVERSIZED, detail)
-        event = (_read_again if value[0] >= _FIRST_OF_MSGPACK else _read_json)(reader, value)
-    except DecodeError as error:
-        return error
-    return event if reader.owner_of(event).encode() == key else _mismatch(reader, key, event)
-
-
-def _mismatch(reader: _Reader, key: bytes | None, event: Event) -> DecodeError:
-    return key_mismatch(reader.kind, reader.key_field, key, reader.owner_of(event))
+def _read_slowly(reader: _Reader, key: bytes | None, value: bytes | None, timestamp_ms: int) -> Event:
+    """Take what the first step over msgpack is not for, or was too strict for; or raise why it is bad."""
+    if not value:
+        return _deletion(reader.kind, key, timestamp_ms)
+    if len(value) > MAX_MESSAGE_BYTES:
+        detail = f"the value has {len(value)} bytes; at most {MAX_MESSAGE_BYTES} are accepted"
+        raise DecodeError(DecodeReason.OVERSIZED, detail)
+    event = (_read_again if value[0] >= _FIRST_OF_MSGPACK else _read_json)(reader, value)
+    if (owner := reader.owner_of(event)).encode() != key:
+        raise key_mismatch(reader.kind, reader.key_field, key, owner)
+    return event
 
 
 def _read_json(reader: _Reader, value: bytes) -> Event:

@@ -7,7 +7,7 @@ Field names, units (`ts_ms` is milliseconds since 1970, UTC) and bounds are the 
 
 import sys
 from enum import StrEnum
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias, final
 
 from msgspec import Meta, Struct
 
@@ -44,6 +44,7 @@ class _Event(Struct, frozen=True, gc=False, forbid_unknown_fields=True, tag_fiel
     """What all events share. `v` stands in the bytes only; `gc=False`: an event is never part of a cycle."""
 
 
+@final
 class Impression(_Event, frozen=True, kw_only=True):
     """A slate shown to a user, in display order."""
 
@@ -54,6 +55,7 @@ class Impression(_Event, frozen=True, kw_only=True):
     context: Annotated[dict[Id, Text | Number], Meta(max_length=MAX_FEATURES)] = {}
 
 
+@final
 class Click(_Event, frozen=True, kw_only=True):
     """One item of a slate was clicked."""
 

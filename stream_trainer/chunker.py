@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 
 from feature_store.configuration import JoinSettings
-from feature_store.schema import Click, Deleted, Event, EventKind, Impression, ItemFeatures
+from feature_store.schema import Click, Deleted, EventKind, Impression, ItemFeatures, UserFeatures
 from stream_trainer.chunk import Changed, Chunk, Fact, Marks, Place, Position
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.ingest import Merged
-from stream_trainer.join import Joiner, Origin
+from stream_trainer.join import NEVER_MS, Joiner
+from stream_trainer.join_entries import Origin
 
-_NEVER_MS = 2**62
 _PARTITION_OF: Callable[[Merged], TopicPartition] = itemgetter(0)
 _NONE: Mapping[str, int] = {}
 
@@ -35,22 +35,25 @@ class Chunker:
 
     def add(self, records: Sequence[Merged]) -> None:
         """Take records in merge order; one that could not be decoded has no event, but its place counts."""
+        joiner, facts, watermark_ms = self._joiner, self._facts, self._watermark_ms
         for partition, ts_ms, (offset, event) in records:
-            watermark_ms = ts_ms - self._lateness_ms
-            if watermark_ms > self._watermark_ms:
-                self._watermark_ms = watermark_ms
-                self._facts += self._joiner.advance(watermark_ms)
-            if event is not None:
-                self._take_effect(partition, offset, event)
-        last_of = dict(zip(map(_PARTITION_OF, records), records, strict=True))
-        self._places |= {partition: (offset + 1, ts_ms) for partition, ts_ms, (offset, _) in last_of.values()}
-        self._latest_event_ms = max(self._latest_event_ms, *(ts_ms for _, ts_ms in self._places.values()), 0)
-        for partition, count in Counter(map(_PARTITION_OF, records)).items():
-            self._num_events[partition.topic] += count
+            if ts_ms - self._lateness_ms > watermark_ms:
+                watermark_ms = ts_ms - self._lateness_ms
+                if watermark_ms > joiner.due_ms:
+                    facts += joiner.advance(watermark_ms)
+            if type(event) is Click:  # a hundred thousand a second: not by isinstance, nor a call for each
+                self._latest_click_ms = max(self._latest_click_ms, event.ts_ms)
+                facts += joiner.click(event, Origin(partition.partition, offset))
+            elif type(event) is Impression:
+                facts += joiner.impression(event)
+            elif event is not None:
+                facts.append(_changed(event))
+        self._watermark_ms = watermark_ms
+        self._note_places(records)
 
     def close_windows(self) -> None:
         """Act as if time had passed every window: the end of a bounded replay."""
-        self._facts += self._joiner.advance(_NEVER_MS)
+        self._facts += self._joiner.advance(NEVER_MS)
 
     def take(
         self, lag_records: int = 0, dead_letters: Mapping[str, int] = _NONE, at_end: bool = False
@@ -73,13 +76,15 @@ class Chunker:
             at_end,
         )
 
-    def _take_effect(self, partition: TopicPartition, offset: int, event: Event) -> None:
-        if isinstance(event, Click):
-            self._latest_click_ms = max(self._latest_click_ms, event.ts_ms)
-            self._facts += self._joiner.click(event, Origin(partition.partition, offset))
-        elif isinstance(event, Impression):
-            self._facts += self._joiner.impression(event)
-        elif isinstance(event, Deleted):
-            self._facts.append(Changed(event.kind == EventKind.ITEM, event.id, None))
-        else:
-            self._facts.append(Changed(isinstance(event, ItemFeatures), event.id, event.features))
+    def _note_places(self, records: Sequence[Merged]) -> None:
+        last_of = dict(zip(map(_PARTITION_OF, records), records, strict=True))
+        self._places |= {partition: (offset + 1, ts_ms) for partition, ts_ms, (offset, _) in last_of.values()}
+        self._latest_event_ms = max(self._latest_event_ms, *(ts_ms for _, ts_ms in self._places.values()), 0)
+        for partition, count in Counter(map(_PARTITION_OF, records)).items():
+            self._num_events[partition.topic] += count
+
+
+def _changed(event: ItemFeatures | UserFeatures | Deleted) -> Changed:
+    if isinstance(event, Deleted):
+        return Changed(event.kind == EventKind.ITEM, event.id, None)
+    return Changed(isinstance(event, ItemFeatures), event.id, event.features)

@@ -5,9 +5,9 @@ and become durable only with the commit.
 """
 
 import logging
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from operator import attrgetter
 from typing import TypeAlias
 
@@ -107,13 +107,12 @@ class Ingest:
     @property
     def at_end(self) -> bool:
         """Whether a bounded replay has handed out everything."""
-        return self._until_end and not self._open and not any(self._merge.waiting(p) for p in self._position)
+        return self._until_end and not self._open and not len(self._merge)
 
     @property
     def lag_records(self) -> int:
         """Records between what was polled and the end of the log, plus those that wait in the merge."""
-        behind = sum(max(0, end - self._position[p]) for p, end in self._ends.items())
-        return behind + sum(self._merge.waiting(p) for p in self._position)
+        return len(self._merge) + sum(max(0, end - self._position[p]) for p, end in self._ends.items())
 
     def next_events(self, max_events: int, timeout_s: float) -> list[Merged]:
         """Return the next events in merge order, polling if none is ready; maybe none after `timeout_s`."""
@@ -145,8 +144,12 @@ class Ingest:
     def _poll(self, timeout_s: float) -> None:
         self._pause_full()
         records = self._reader.poll(_POLL_RECORDS, timeout_s)
-        for name, some in groupby(records, _PARTITION_OF):
-            self._push(TopicPartition(*name), list(some))
+        start = 0
+        while start < len(records):
+            partition = _PARTITION_OF(records[start])
+            end = bisect_left(records, True, start, key=lambda record: _PARTITION_OF(record) != partition)
+            self._push(TopicPartition(*partition), records[start:end])
+            start = end
         if not records:
             self._position.update(self._reader.positions())
         self._settle()
@@ -172,15 +175,9 @@ class Ingest:
             self._open.add(partition)
         elif records[-1].offset >= self._ends[partition]:  # written since the start: it is for the next run
             records = [record for record in records if record.offset < self._ends[partition]]
-        events: list[Event | None] = []
-        for record, read in zip(
-            records, decode_many(self._kinds[partition.topic], map(_READ_OF, records)), strict=True
-        ):
-            if isinstance(read, DecodeError):
-                self._bad[partition, record.offset] = record, read
-                events.append(None)
-            else:
-                events.append(read)
+        events, errors = decode_many(self._kinds[partition.topic], map(_READ_OF, records))
+        for place, error in errors.items():
+            self._bad[partition, records[place].offset] = records[place], error
         times_ms = [event.ts_ms if event is not None else 0 for event in events]
         self._merge.push(partition, times_ms, zip(map(_OFFSET_OF, records), events, strict=True))
 

@@ -6,29 +6,19 @@ impression never came; and a repeated impression after that waits anew.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import TypeAlias
 
 import msgpack
-import msgspec
-from msgspec import Struct
 
 from feature_store.configuration import JoinSettings
-from feature_store.errors import StoreCorruptError
 from feature_store.schema import Click, Impression
 from stream_trainer.chunk import Joined
+from stream_trainer.join_entries import COUNTER_KEY, EarlyClick, Entry, Origin, Slate, decode_entry, encode
 
-COUNTER_KEY = b"sequence.last"
+NEVER_MS = 2**62
 _SPARE_HEAP = 1024  # entries of clicks that wait no more, before they are swept out
-
-
-class Origin(Struct, frozen=True, array_like=True, gc=False):
-    """Where a click stands in its topic: what draws for it are a hash of."""
-
-    partition: int
-    offset: int
 
 
 @dataclass
@@ -44,33 +34,6 @@ class JoinCounts:
     closed_early: int = 0
 
 
-class _Slate(Struct, array_like=True, tag="impression", gc=False):
-    """An impression that waits. `sequence` is its place among all that ever waited."""
-
-    impression_id: str
-    user_id: str
-    ts_ms: int
-    items: list[str]
-    sequence: int
-    clicked: dict[str, Origin | None]
-    """The items clicked so far: with their origin while they wait for the close, None once emitted."""
-
-
-class _EarlyClick(Struct, frozen=True, array_like=True, tag="click", gc=False):
-    """A click that waits for its impression."""
-
-    impression_id: str
-    user_id: str
-    item_id: str
-    ts_ms: int
-    origin: Origin
-
-
-_Entry: TypeAlias = _Slate | _EarlyClick
-_encode = msgspec.msgpack.Encoder().encode
-_decode: Callable[[bytes], _Entry] = msgspec.msgpack.Decoder(_Entry).decode
-
-
 class Joiner:
     """The join's state. The oldest is what has the smallest event time, then what came first.
 
@@ -80,18 +43,20 @@ class Joiner:
 
     def __init__(self, settings: JoinSettings) -> None:
         self.counts = JoinCounts()
+        self.due_ms = NEVER_MS
+        """Nothing closes while the watermark is no later than this: `advance` can be spared."""
         self._settings = settings
         self._window_ms = round(settings.attribution_window_seconds * 1000)
         self._at_close = settings.emit == "at_close"
-        self._slates: dict[str, _Slate] = {}
-        self._slate_line: deque[_Slate] = deque()  # those that came in order of time: nearly all
-        self._slate_heap: list[tuple[int, int, _Slate]] = []  # the others
-        self._clicks: dict[int, _EarlyClick] = {}  # by sequence
+        self._slates: dict[str, Slate] = {}
+        self._slate_line: deque[Slate] = deque()  # those that came in order of time: nearly all
+        self._slate_heap: list[tuple[int, int, Slate]] = []  # the others
+        self._clicks: dict[int, EarlyClick] = {}  # by sequence
         self._click_heap: list[tuple[int, int]] = []  # time and sequence, also of some that wait no more
         self._early: dict[str, dict[tuple[str, str], int]] = {}  # impression → (user, item) → sequence
         self._sequence = 0
         self._stored_sequence = 0
-        self._changed: dict[int, _Entry | None] = {}
+        self._changed: dict[int, Entry | None] = {}
 
     @property
     def num_impressions(self) -> int:
@@ -110,7 +75,7 @@ class Joiner:
             self.counts.duplicates += 1
             return []
         sequence = self._sequence = self._sequence + 1
-        slate = _Slate(key, event.user_id, event.ts_ms, event.items, sequence, {})
+        slate = Slate(key, event.user_id, event.ts_ms, event.items, sequence, {})
         self._slates[key] = self._changed[sequence] = slate
         self._line_up(slate)
         positives: list[Joined] = []
@@ -131,7 +96,7 @@ class Joiner:
         slate = self._slates.get(event.impression_id)
         if slate is not None:
             return self._match(slate, event, origin)
-        click = _EarlyClick(event.impression_id, event.user_id, event.item_id, event.ts_ms, origin)
+        click = EarlyClick(event.impression_id, event.user_id, event.item_id, event.ts_ms, origin)
         early = self._early.setdefault(click.impression_id, {})
         if (click.user_id, click.item_id) in early:
             self.counts.duplicates += 1
@@ -140,6 +105,7 @@ class Joiner:
         early[click.user_id, click.item_id] = sequence
         self._clicks[sequence] = self._changed[sequence] = click
         heappush(self._click_heap, (click.ts_ms, sequence))
+        self._wait_from(click.ts_ms)
         positives: list[Joined] = []
         while len(self._clicks) > self._settings.max_waiting_clicks:
             positives += self._give_up_oldest_click()
@@ -155,17 +121,18 @@ class Joiner:
             positives += self._close_oldest()
         while self._click_heap and self._click_heap[0][0] < limit_ms:
             positives += self._give_up_oldest_click()
+        self._find_due()
         return positives
 
     def take_changes(self) -> dict[bytes, bytes | None]:
         """Return for the commit what changed since the last call: entries, None for those that are gone."""
         changes: dict[bytes, bytes | None] = {
-            sequence.to_bytes(8, "big"): None if entry is None else _encode(entry)
+            sequence.to_bytes(8, "big"): None if entry is None else encode(entry)
             for sequence, entry in self._changed.items()
         }
         self._changed.clear()
         if self._sequence != self._stored_sequence:
-            changes[COUNTER_KEY] = _encode(self._sequence)
+            changes[COUNTER_KEY] = encode(self._sequence)
             self._stored_sequence = self._sequence
         return changes
 
@@ -181,26 +148,43 @@ class Joiner:
             if key == COUNTER_KEY:
                 joiner._sequence = joiner._stored_sequence = msgpack.unpackb(value)
             else:
-                joiner._restore(int.from_bytes(key, "big"), _entry(value))
+                joiner._restore(int.from_bytes(key, "big"), decode_entry(value))
         joiner._rebuild_click_heap()
+        joiner._find_due()
         return joiner
 
-    def _restore(self, sequence: int, entry: _Entry) -> None:
-        if isinstance(entry, _Slate):
+    def _restore(self, sequence: int, entry: Entry) -> None:
+        if isinstance(entry, Slate):
             self._slates[entry.impression_id] = entry
             self._line_up(entry)
         else:
             self._clicks[sequence] = entry
             self._early.setdefault(entry.impression_id, {})[entry.user_id, entry.item_id] = sequence
 
-    def _line_up(self, slate: _Slate) -> None:
+    def _line_up(self, slate: Slate) -> None:
         """Let a slate wait: a heap of all would take longer than the rest of the join."""
-        if not self._slate_line or slate.ts_ms >= self._slate_line[-1].ts_ms:
-            self._slate_line.append(slate)
-        else:
+        line = self._slate_line
+        if line and slate.ts_ms >= line[-1].ts_ms:  # what is first in the line is due before
+            line.append(slate)
+            return
+        if line:
             heappush(self._slate_heap, (slate.ts_ms, slate.sequence, slate))
+        else:
+            line.append(slate)
+        self._wait_from(slate.ts_ms)
 
-    def _oldest(self) -> _Slate:
+    def _wait_from(self, ts_ms: int) -> None:
+        self.due_ms = min(self.due_ms, ts_ms + self._window_ms)
+
+    def _find_due(self) -> None:
+        self.due_ms = NEVER_MS
+        if self._slate_line:
+            self._wait_from(self._slate_line[0].ts_ms)
+        for heap in (self._slate_heap, self._click_heap):
+            if heap:
+                self._wait_from(heap[0][0])
+
+    def _oldest(self) -> Slate:
         """Take the oldest slate out of those that wait."""
         line, heap = self._slate_line, self._slate_heap
         if line and (not heap or (line[0].ts_ms, line[0].sequence) < heap[0][:2]):
@@ -218,7 +202,7 @@ class Joiner:
         else:
             del self._changed[sequence]
 
-    def _match(self, slate: _Slate, click: Click | _EarlyClick, origin: Origin) -> list[Joined]:
+    def _match(self, slate: Slate, click: Click | EarlyClick, origin: Origin) -> list[Joined]:
         item_id, settings = click.item_id, self._settings
         if click.user_id != slate.user_id or item_id not in slate.items:
             self.counts.conflicting += 1
@@ -240,7 +224,7 @@ class Joiner:
         slate.clicked[item_id] = None
         return [Joined(click.user_id, item_id, origin.partition, origin.offset)]
 
-    def _unmatched(self, click: Click | _EarlyClick, origin: Origin) -> list[Joined]:
+    def _unmatched(self, click: Click | EarlyClick, origin: Origin) -> list[Joined]:
         self.counts.unmatched += 1
         if self._settings.unmatched == "drop":
             return []
@@ -274,13 +258,3 @@ class Joiner:
             del self._early[click.impression_id]
         self._forget(sequence)
         return self._unmatched(click, click.origin)
-
-
-def _entry(value: bytes) -> _Entry:
-    try:
-        return _decode(value)
-    except msgspec.DecodeError as error:
-        raise StoreCorruptError(
-            f"what waits in the join is not in this program's form: {error}. Was the store made by another "
-            "version? Start with a new store.path"
-        ) from error

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import msgpack
 
-from stream_trainer.join import COUNTER_KEY
+from stream_trainer.join_entries import COUNTER_KEY
 
 
 class JoinChanges:

@@ -5,17 +5,18 @@ first, then topic, then partition. "So far" is the running maximum within the pa
 late does not jump the queue. A partition that may still get records holds the rest back while it is empty.
 """
 
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from heapq import heappop, heappush, heapreplace
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate, repeat
-from typing import Generic, TypeAlias, TypeVar
+from operator import itemgetter
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from stream_trainer.event_log import TopicPartition
 
 T = TypeVar("T")
 _Waiting: TypeAlias = tuple[TopicPartition, int, T]
-_Queue: TypeAlias = deque[_Waiting[T]]
+_TIME_OF: Callable[[_Waiting[Any]], int] = itemgetter(1)
+_PLACE_OF: Callable[[_Waiting[Any]], tuple[int, TopicPartition]] = itemgetter(1, 0)
 
 
 class Merge(Generic[T]):
@@ -37,16 +38,20 @@ class Merge(Generic[T]):
     ) -> None:
         """Start with the time that each partition had reached when its next offset was committed."""
         stored = latest_ts_ms or {}
-        self._queue: dict[TopicPartition, _Queue[T]] = {p: deque() for p in partitions}
+        self._queue: dict[TopicPartition, list[_Waiting[T]]] = {p: [] for p in sorted(partitions)}
         self._pushed_ms = {p: stored.get(p, 0) for p in self._queue}
-        self._heads: list[tuple[int, TopicPartition, _Queue[T]]] = []
         self._holding = set(self._queue)  # partitions that are empty and may still get records
         self._released: set[TopicPartition] = set()
+        self._ready: list[_Waiting[T]] = []  # in order; those before `_next` are handed out
+        self._next = 0
+
+    def __len__(self) -> int:
+        """How many records wait for their turn."""
+        return sum(map(len, self._queue.values())) + len(self._ready) - self._next
 
     def push(self, partition: TopicPartition, times_ms: Sequence[int], items: Iterable[T]) -> None:
         """Add what was polled, with event times; 0 takes the partition's time so far."""
         queue = self._queue[partition]
-        was_empty = not queue
         latest_ms = accumulate(times_ms, max, initial=self._pushed_ms[partition])
         next(latest_ms)
         queue.extend(zip(repeat(partition, len(times_ms)), latest_ms, items, strict=True))
@@ -54,8 +59,6 @@ class Merge(Generic[T]):
             self._pushed_ms[partition] = queue[-1][1]
             self._holding.discard(partition)
             self._released.discard(partition)
-            if was_empty:
-                heappush(self._heads, (queue[0][1], partition, queue))
 
     def end(self, partition: TopicPartition) -> None:
         """Let the others go on without this partition once it is empty, until it gets records again."""
@@ -66,19 +69,36 @@ class Merge(Generic[T]):
 
     def waiting(self, partition: TopicPartition) -> int:
         """Return how many records of the partition wait for their turn."""
-        return len(self._queue[partition])
+        ready = sum(waiting[0] == partition for waiting in self._ready[self._next :])
+        return ready + len(self._queue[partition])
 
     def pop_ready(self, max_items: int) -> list[_Waiting[T]]:
         """Return the next records in order, each with its partition and the partition's time so far in ms."""
-        heads = self._heads
         popped: list[_Waiting[T]] = []
-        while heads and not self._holding and len(popped) < max_items:
-            _, partition, queue = heads[0]
-            popped.append(queue.popleft())
-            if queue:
-                heapreplace(heads, (queue[0][1], partition, queue))
-                continue
-            heappop(heads)
-            if partition not in self._released:
-                self._holding.add(partition)
+        while len(popped) < max_items:
+            if self._next == len(self._ready):
+                self._ready, self._next = self._take_ready(), 0
+                if not self._ready:
+                    break
+            some = self._ready[self._next : self._next + max_items - len(popped)]
+            self._next += len(some)
+            popped += some
         return popped
+
+    def _take_ready(self) -> list[_Waiting[T]]:
+        """Take all that comes before what is not there yet: up to the last record of the partition that will
+        be the first to be empty. Sorted at once, which is many times as fast as a heap's step for each.
+        """
+        ready: list[_Waiting[T]] = []
+        if self._holding:
+            return ready
+        ends = [(queue[-1][1], p) for p, queue in self._queue.items() if p not in self._released]
+        end = min(ends, default=None)
+        for queue in self._queue.values():
+            num = len(queue) if end is None else bisect_right(queue, end, key=_PLACE_OF)
+            ready += queue[:num]
+            del queue[:num]
+        if end is not None:
+            self._holding.add(end[1])
+        ready.sort(key=_TIME_OF)  # of the same time the first partition stays the first
+        return ready

@@ -25,8 +25,8 @@ from stream_trainer.corpus import Corpus
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.examples import Examples, ExampleWidths, UserOp
 from stream_trainer.features import FeatureEncoder
-from stream_trainer.join import COUNTER_KEY
 from stream_trainer.join_changes import JoinChanges
+from stream_trainer.join_entries import COUNTER_KEY
 from stream_trainer.learner import Learner, Tables
 from stream_trainer.models.factory import row_layouts, running_mean_width
 from stream_trainer.rehearsal import Rehearsal

@@ -23,6 +23,7 @@ from stream_trainer.state import TrainerState
 SLATE = 6
 START_MS = 1_700_000_000_000
 _CHUNK = 20_000
+_LONGEST_DELAY_MS = 30_000
 
 
 def configuration(folder: Path, *overrides: str) -> Configuration:
@@ -111,17 +112,25 @@ def write_events(
     num_positives: int,
     num_users: int = NUM_USERS,
 ) -> None:
-    """Append a segment: one impression and one click a positive, every millisecond one."""
+    """Append a segment: one impression a positive, every millisecond one, and its click up to half a minute
+    later. (At the same millisecond, clicks would come first and each wait for its impression.)
+    """
     rng = np.random.default_rng(segment)
-    users = rng.integers(num_users, size=num_positives).tolist()
-    slates = rng.integers(NUM_ITEMS, size=(num_positives, SLATE)).tolist()
+    users = [user_id(number) for number in rng.integers(num_users, size=num_positives).tolist()]
+    slates = [
+        [item_id(item) for item in dict.fromkeys(slate)]
+        for slate in rng.integers(NUM_ITEMS, size=(num_positives, SLATE)).tolist()
+    ]
+    start_ms = START_MS + segment * (num_positives + _LONGEST_DELAY_MS)
+    shown_ms = start_ms + np.arange(num_positives)
+    clicked_ms = shown_ms + rng.integers(1, _LONGEST_DELAY_MS, size=num_positives)
     writer = event_log.writer()
-    for n, (user, slate) in enumerate(zip(users, slates, strict=True)):
-        name, ts_ms = user_id(user), START_MS + segment * num_positives + n
-        items = [item_id(item) for item in dict.fromkeys(slate)]
-        shown = Impression(impression_id=f"{segment}-{n}", user_id=name, ts_ms=ts_ms, items=items)
-        clicked = Click(impression_id=f"{segment}-{n}", user_id=name, item_id=items[0], ts_ms=ts_ms)
-        writer.send(config.topics.impressions, name.encode(), encode(shown), ts_ms)
+    for n, ts_ms in enumerate(shown_ms.tolist()):
+        shown = Impression(impression_id=f"{segment}-{n}", user_id=users[n], ts_ms=ts_ms, items=slates[n])
+        writer.send(config.topics.impressions, users[n].encode(), encode(shown), ts_ms)
+    for n in np.argsort(clicked_ms, kind="stable").tolist():
+        name, ts_ms = users[n], int(clicked_ms[n])
+        clicked = Click(impression_id=f"{segment}-{n}", user_id=name, item_id=slates[n][0], ts_ms=ts_ms)
         writer.send(config.topics.clicks, name.encode(), encode(clicked), ts_ms)
     writer.flush()
     writer.close()

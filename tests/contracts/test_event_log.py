@@ -4,6 +4,8 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -19,11 +21,8 @@ Drop = Callable[[str], None]
 
 def _drop_from_kafka(address: str) -> Drop:
     def drop(topic: str) -> None:
-        admin = KafkaAdminClient(bootstrap_servers=address)
-        try:
+        with closing(KafkaAdminClient(bootstrap_servers=address)) as admin:
             admin.delete_topics([topic])
-        finally:
-            admin.close()
 
     return drop
 
@@ -37,9 +36,8 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> LogSettings:
 
 @pytest.fixture
 def log(settings: LogSettings) -> Iterator[EventLog]:
-    opened = open_log(settings)
-    yield opened
-    opened.close()
+    with closing(open_log(settings)) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -58,9 +56,8 @@ def topic(log: EventLog) -> str:
 
 @pytest.fixture
 def reader(log: EventLog) -> Iterator[EventReader]:
-    opened = log.reader()
-    yield opened
-    opened.close()
+    with closing(log.reader()) as opened:
+        yield opened
 
 
 def write(log: EventLog, topic: str, pairs: list[tuple[bytes | None, bytes | None]]) -> None:
@@ -78,7 +75,10 @@ def read_all(reader: EventReader, count: int, max_records: int = 100) -> list[Re
     records: list[Record] = []
     deadline_s = time.monotonic() + 20
     while len(records) < count and time.monotonic() < deadline_s:
-        records += reader.poll(max_records, 0.5)
+        polled = reader.poll(max_records, 0.5)
+        partitions = [record.partition for record in polled]
+        assert len(list(groupby(partitions))) == len(set(partitions)), "not one after the other"
+        records += polled
     return records
 
 

@@ -269,12 +269,13 @@ def test_one_bad_message_spoils_no_other() -> None:
     clicks = [Click(impression_id=str(i), user_id="u", item_id="a", ts_ms=i) for i in range(5)]
     good = [(b"u", encode(click), 0) for click in clicks]
     bad = [(b"u", as_json({**CLICK, "ts_ms": "5"}), 0), (b"x", as_json(CLICK), 0), (b"u", b"\xc1", 0)]
-    results = decode_many(EventKind.CLICK, [good[0], bad[0], *good[1:3], bad[1], good[3], bad[2], good[4]])
-    errors = [result for result in results if isinstance(result, DecodeError)]
-    assert [result for result in results if not isinstance(result, DecodeError)] == clicks
-    assert [error.reason for error in errors] == [
-        DecodeReason.WRONG_TYPE,
-        DecodeReason.KEY_MISMATCH,
-        DecodeReason.MALFORMED,
-    ]
-    assert decode_many(EventKind.CLICK, []) == []
+    events, errors = decode_many(
+        EventKind.CLICK, [good[0], bad[0], *good[1:3], bad[1], good[3], bad[2], good[4]]
+    )
+    assert events == [clicks[0], None, *clicks[1:3], None, clicks[3], None, clicks[4]]
+    assert {place: error.reason for place, error in errors.items()} == {
+        1: DecodeReason.WRONG_TYPE,
+        4: DecodeReason.KEY_MISMATCH,
+        6: DecodeReason.MALFORMED,
+    }
+    assert decode_many(EventKind.CLICK, []) == ([], {})

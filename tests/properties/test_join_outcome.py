@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from feature_store.configuration import JoinSettings
 from feature_store.schema import Click, Impression
 from stream_trainer.chunk import Joined
-from stream_trainer.join import Joiner, Origin
+from stream_trainer.join import Joiner
+from stream_trainer.join_entries import Origin
 
 WINDOW_MS = 5
 NEVER = 10**9
@@ -47,7 +48,13 @@ def origin(place: int) -> Origin:
 def apply(joiner: Joiner, place: int, step: Step) -> list[Joined]:
     if isinstance(step, Impression):
         return joiner.impression(step)
-    return joiner.click(step, origin(place)) if isinstance(step, Click) else joiner.advance(step)
+    if isinstance(step, Click):
+        return joiner.click(step, origin(place))
+    due_ms, waiting = joiner.due_ms, (joiner.num_impressions, joiner.num_clicks)
+    closed = joiner.advance(step)
+    if step <= due_ms:  # then the call may be spared
+        assert (closed, (joiner.num_impressions, joiner.num_clicks)) == ([], waiting)
+    return closed
 
 
 class Shown(NamedTuple):
@@ -194,6 +201,7 @@ def test_restarts_change_neither_what_is_emitted_nor_what_is_stored(
     take(disturbed, stored)
     assert stored == undisturbed_stored
     assert disturbed.take_changes() == {}
+    assert apply(disturbed, 0, NEVER) == apply(undisturbed, 0, NEVER)
 
 
 @given(bounded, logs)

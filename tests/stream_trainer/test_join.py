@@ -9,7 +9,8 @@ from feature_store.configuration import JoinSettings
 from feature_store.errors import StoreCorruptError
 from feature_store.schema import Click, Impression
 from stream_trainer.chunk import Joined
-from stream_trainer.join import JoinCounts, Joiner, Origin
+from stream_trainer.join import JoinCounts, Joiner
+from stream_trainer.join_entries import Origin
 
 WINDOW_MS = 1_000
 
