@@ -120,7 +120,7 @@ def decode_many(
         if value and value[0] >= _FIRST_OF_MSGPACK and len(value) <= MAX_MESSAGE_BYTES:
             try:
                 event = from_msgpack(value)
-                if owner_of(event).encode() == key:  # nearly all: no call for each
+                if owner_of(event).encode() == key:  # nearly all
                     events.append(event)
                     continue
             except _REFUSALS:
@@ -128,13 +128,16 @@ def decode_many(
         try:
             events.append(_read_slowly(reader, key, value, timestamp_ms))
         except DecodeError as error:
-            errors[len(events)] = error
+            # A new one: by its traceback it would hold this call, which holds it, and all that was read.
+            errors[len(events)] = DecodeError(error.reason, error.detail)
             events.append(None)
     return events, errors
 
 
 def _read_slowly(reader: _Reader, key: bytes | None, value: bytes | None, timestamp_ms: int) -> Event:
-    """Take what the first step over msgpack is not for, or was too strict for; or raise why it is bad."""
+    """Take what the first step over msgpack is not for, or was too strict for; or raise why it is bad, or
+    that it has the key of another.
+    """
     if not value:
         return _deletion(reader.kind, key, timestamp_ms)
     if len(value) > MAX_MESSAGE_BYTES:

@@ -42,7 +42,8 @@ class Numbering:
         return number
 
     def numbers(self, names: Sequence[str]) -> list[int]:
-        """Return the IDs' numbers, giving new ones the next in their order: faster than one by one.
+        """Return the IDs' numbers, giving new ones the next in their order: faster than one by one where all
+        are known.
 
         >>> Numbering().numbers(["a", "b", "a"])
         [0, 1, 0]

@@ -145,7 +145,7 @@ class Ingest:
         self._pause_full()
         records = self._reader.poll(_POLL_RECORDS, timeout_s)
         start = 0
-        while start < len(records):
+        while start < len(records):  # one partition after the other, as the log's contract has it
             partition = _PARTITION_OF(records[start])
             end = bisect_left(records, True, start, key=lambda record: _PARTITION_OF(record) != partition)
             self._push(TopicPartition(*partition), records[start:end])

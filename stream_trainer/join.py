@@ -15,9 +15,18 @@ import msgpack
 from feature_store.configuration import JoinSettings
 from feature_store.schema import Click, Impression
 from stream_trainer.chunk import Joined
-from stream_trainer.join_entries import COUNTER_KEY, EarlyClick, Entry, Origin, Slate, decode_entry, encode
+from stream_trainer.join_entries import (
+    COUNTER_KEY,
+    EarlyClick,
+    Entry,
+    Origin,
+    Slate,
+    decode_entry,
+    encode_entry,
+)
 
 NEVER_MS = 2**62
+"""Later than any watermark: closes what waits, whatever it waits for."""
 _SPARE_HEAP = 1024  # entries of clicks that wait no more, before they are swept out
 
 
@@ -127,12 +136,12 @@ class Joiner:
     def take_changes(self) -> dict[bytes, bytes | None]:
         """Return for the commit what changed since the last call: entries, None for those that are gone."""
         changes: dict[bytes, bytes | None] = {
-            sequence.to_bytes(8, "big"): None if entry is None else encode(entry)
+            sequence.to_bytes(8, "big"): None if entry is None else encode_entry(entry)
             for sequence, entry in self._changed.items()
         }
         self._changed.clear()
         if self._sequence != self._stored_sequence:
-            changes[COUNTER_KEY] = encode(self._sequence)
+            changes[COUNTER_KEY] = msgpack.packb(self._sequence)
             self._stored_sequence = self._sequence
         return changes
 

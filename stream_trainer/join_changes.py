@@ -1,6 +1,6 @@
 """What the next commit writes of the join, gathered from the changes that chunks bring.
 
-Pure. Owns only which of them the store must hear of; what an entry is, is `join.py`'s.
+Pure. Owns only which of them the store must hear of; what an entry is, is `join_entries.py`'s.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,11 +20,9 @@ class JoinChanges:
 
     def add(self, changes: Mapping[bytes, bytes | None]) -> None:
         """Put later changes on top; an entry that comes and goes between two commits leaves nothing."""
-        for key, value in changes.items():
-            if value is None and key > self._last_stored:
-                self._changes.pop(key, None)
-            else:
-                self._changes[key] = value
+        self._changes.update(changes)
+        for key in [key for key, value in changes.items() if value is None and key > self._last_stored]:
+            del self._changes[key]
 
     def take(self) -> Iterable[tuple[bytes, bytes | None]]:
         """Return all changes for the commit: to be iterated over when it suits, there may be many."""

@@ -45,12 +45,15 @@ class EarlyClick(Struct, frozen=True, array_like=True, tag="click", gc=False):
 
 
 Entry: TypeAlias = Slate | EarlyClick
-encode = msgspec.msgpack.Encoder().encode
 _decode: Callable[[bytes], Entry] = msgspec.msgpack.Decoder(Entry).decode
 
 
+encode_entry: Callable[[Entry], bytes] = msgspec.msgpack.Encoder().encode
+"""Returns the bytes of an entry in the store."""
+
+
 def decode_entry(value: bytes) -> Entry:
-    """Return what `encode` made of an entry.
+    """Return what `encode_entry` made of an entry.
 
     Raises:
         StoreCorruptError: it is not in this program's form.

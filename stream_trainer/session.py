@@ -6,7 +6,6 @@ alone, so a replay repeats it. Never polls, decodes or joins.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 
 from feature_store.configuration import Configuration
@@ -167,7 +166,7 @@ class Session:
             return
         room = max(self._batch_size - self._num_pending, 0)
         joined = [fact for fact in islice(state.unapplied, 2 * room) if isinstance(fact, Joined)]
-        coming = _as_ops(joined[:room], partial(map, state.item_numbers.get))
+        coming = _as_ops(joined[:room], lambda names: map(state.item_numbers.get, names))
         positives = [op for op in state.pending + coming if op.is_positive]
         if positives:
             new = unfolded(positives[: self._batch_size], state.widths)

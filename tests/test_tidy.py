@@ -28,8 +28,8 @@ MAX_ARCHITECTURE_LINES = 150
 PURE = {
     "feature_store": "codec configuration errors hashing index numbering presets schema",
     "stream_trainer": (
-        "candidates corpus event_log examples features file_frames frequency gathered join merge negatives "
-        "rehearsal running_mean"
+        "candidates chunk chunker corpus event_log examples features file_frames frequency gathered join "
+        "join_changes join_entries merge negatives rehearsal running_mean"
     ),
     "stream_trainer/models": (
         "alignment compiled dat factory fm loops losses mind relu_layers retrieval row_optimiser tower "

@@ -116,21 +116,19 @@ def write_events(
     later. (At the same millisecond, clicks would come first and each wait for its impression.)
     """
     rng = np.random.default_rng(segment)
-    users = [user_id(number) for number in rng.integers(num_users, size=num_positives).tolist()]
-    slates = [
-        [item_id(item) for item in dict.fromkeys(slate)]
-        for slate in rng.integers(NUM_ITEMS, size=(num_positives, SLATE)).tolist()
-    ]
+    users = rng.integers(num_users, size=num_positives).tolist()
+    slates = rng.integers(NUM_ITEMS, size=(num_positives, SLATE)).tolist()
     start_ms = START_MS + segment * (num_positives + _LONGEST_DELAY_MS)
     shown_ms = start_ms + np.arange(num_positives)
     clicked_ms = shown_ms + rng.integers(1, _LONGEST_DELAY_MS, size=num_positives)
     writer = event_log.writer()
     for n, ts_ms in enumerate(shown_ms.tolist()):
-        shown = Impression(impression_id=f"{segment}-{n}", user_id=users[n], ts_ms=ts_ms, items=slates[n])
-        writer.send(config.topics.impressions, users[n].encode(), encode(shown), ts_ms)
+        name, items = user_id(users[n]), [item_id(item) for item in dict.fromkeys(slates[n])]
+        shown = Impression(impression_id=f"{segment}-{n}", user_id=name, ts_ms=ts_ms, items=items)
+        writer.send(config.topics.impressions, name.encode(), encode(shown), ts_ms)
     for n in np.argsort(clicked_ms, kind="stable").tolist():
-        name, ts_ms = users[n], int(clicked_ms[n])
-        clicked = Click(impression_id=f"{segment}-{n}", user_id=name, item_id=slates[n][0], ts_ms=ts_ms)
+        name, item, ts_ms = user_id(users[n]), item_id(slates[n][0]), int(clicked_ms[n])
+        clicked = Click(impression_id=f"{segment}-{n}", user_id=name, item_id=item, ts_ms=ts_ms)
         writer.send(config.topics.clicks, name.encode(), encode(clicked), ts_ms)
     writer.flush()
     writer.close()

@@ -1,8 +1,10 @@
 """Bytes to events: what is accepted, and a refusal for every reason. Any bytes at all: `properties`."""
 
+import gc
 import json
 import math
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -263,6 +265,20 @@ def test_a_field_name_of_bytes_is_refused() -> None:
 def test_every_reason_has_an_example() -> None:
     marks = test_bytes_that_are_refused.pytestmark[0].args[1]
     assert {case[3] for case in marks} | {case[2] for case in REFUSED_FIELDS} == set(DecodeReason)
+
+
+@pytest.mark.parametrize("value", [b"\xc1", b"{}", as_json({**CLICK, "user_id": "x"}), b""])
+def test_an_error_holds_nothing_of_what_was_read_with_it(value: bytes) -> None:
+    """A dead letter waits for its turn, and only the garbage collector finds circles."""
+    gc.disable()
+    try:
+        _, errors = decode_many(EventKind.CLICK, [(b"u", value, 0)])
+        error = weakref.ref(errors[0])
+        assert errors[0].__traceback__ is None
+        del errors
+        assert error() is None
+    finally:
+        gc.enable()
 
 
 def test_one_bad_message_spoils_no_other() -> None:

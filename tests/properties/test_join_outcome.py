@@ -54,6 +54,7 @@ def apply(joiner: Joiner, place: int, step: Step) -> list[Joined]:
     closed = joiner.advance(step)
     if step <= due_ms:  # then the call may be spared
         assert (closed, (joiner.num_impressions, joiner.num_clicks)) == ([], waiting)
+    assert joiner.due_ms >= step
     return closed
 
 

@@ -1,5 +1,6 @@
 """The merge against sorting the whole log: whatever the chunks, the stops and the restarts."""
 
+from collections import Counter
 from typing import Any
 
 from hypothesis import given
@@ -53,8 +54,10 @@ def merged(
         place[partition] = end
         if end == num_records:
             merge.end(partition)
-        assert merge.waiting(partition) <= num_records
         popped += merge.pop_ready(draw(st.integers(0, 10)) if is_drawn else 10)
+        num_popped = Counter(name for name, _, _ in popped)
+        assert {p: merge.waiting(p) for p in place} == {p: place[p] - num_popped[p] for p in place}
+        assert len(merge) == sum(place.values()) - len(popped)
     return popped
 
 

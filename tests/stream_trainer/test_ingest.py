@@ -94,6 +94,22 @@ def test_a_bounded_replay_ends_where_the_log_ended_at_its_start(bounded: Ingest,
     assert bounded.at_end
 
 
+def test_a_bounded_replay_ends_though_every_poll_finds_more(
+    bounded: Ingest, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest_module, "_POLL_RECORDS", 3)
+    send_clicks(writer, 50, 60)
+    send_items(writer, *range(1, 20), 70, 71)
+    bounded.start({}, {}, {})
+    events: list[Merged] = []
+    for _ in range(60):
+        send_clicks(writer, 80)
+        events += bounded.next_events(100, 0)
+    assert sorted(ts_ms for _, ts_ms in places(events)) == [*range(1, 20), 50, 60, 70, 71]
+    assert bounded.at_end
+    assert bounded.lag_records == 0
+
+
 def test_live_a_silent_partition_holds_back_the_rest_only_for_a_while(
     live: Ingest, writer: EventWriter, clock: Clock
 ) -> None:

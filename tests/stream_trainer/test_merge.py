@@ -57,6 +57,27 @@ def test_an_idle_partition_that_gets_records_again_holds_back_again() -> None:
     assert items(merge) == ["b4", "a5"]  # and now A is empty
 
 
+def test_what_was_ready_comes_before_what_an_idle_partition_gets_later() -> None:
+    """Its place depends on when its records come; the input side polls when nothing is ready."""
+    merge = Merge[str]([A, B])
+    merge.idle(B)
+    merge.push(A, [1, 5], ["a1", "a5"])
+    assert items(merge, 1) == ["a1"]
+    merge.push(B, [3, 7], ["b3", "b7"])
+    merge.idle(A)
+    assert items(merge) == ["a5", "b3", "b7"]
+
+
+def test_nothing_new_does_not_hold_a_partition_that_has_ended() -> None:
+    merge = Merge[str]([A, B])
+    merge.push(A, [5], ["a5"])
+    merge.end(A)
+    merge.push(A, [], [])
+    merge.push(B, [1, 9], ["b1", "b9"])
+    merge.end(B)
+    assert items(merge) == ["b1", "a5", "b9"]
+
+
 def test_a_partition_that_ends_while_records_wait_lets_go_once_they_are_popped() -> None:
     merge = Merge[str]([A, B])
     merge.push(A, [1], ["a1"])
