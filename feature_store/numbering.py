@@ -5,7 +5,7 @@ Pure. A number makes histories, negatives and features arrays instead of strings
 the stream, and the numbers are part of the commit, so a replay gives the same ones.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from feature_store.errors import StoreCorruptError
 
@@ -40,18 +40,6 @@ class Numbering:
         if number == len(self.ids):
             self.ids.append(name)
         return number
-
-    def numbers(self, names: Sequence[str]) -> list[int]:
-        """Return the IDs' numbers, giving new ones the next in their order: faster than one by one where all
-        are known.
-
-        >>> Numbering().numbers(["a", "b", "a"])
-        [0, 1, 0]
-        """
-        try:
-            return list(map(self._number_of.__getitem__, names))
-        except KeyError:
-            return list(map(self.number, names))
 
     def get(self, name: str) -> int:
         """Return the ID's number, -1 if it has none."""

@@ -44,8 +44,8 @@ class EventReader(Protocol):
         """
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """Return what is there, one partition after the other, each in offset order; empty after
-        `timeout_s`, never blocks longer.
+        """Return what is there, in offset order within a partition; empty after `timeout_s`, never blocks
+        longer.
 
         Values and keys are bytes as written. An empty value (None or b"") means delete.
         """

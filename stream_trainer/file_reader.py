@@ -50,7 +50,7 @@ class FileReader:
             )
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """Return what is there, one partition after the other; empty after `timeout_s`.
+        """Return what is there, in offset order within a partition; empty after `timeout_s`.
 
         Partitions take turns at being first, so that a long one does not starve the others.
 

@@ -5,9 +5,9 @@ and become durable only with the commit.
 """
 
 import logging
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from operator import attrgetter
 from typing import TypeAlias
 
@@ -144,12 +144,8 @@ class Ingest:
     def _poll(self, timeout_s: float) -> None:
         self._pause_full()
         records = self._reader.poll(_POLL_RECORDS, timeout_s)
-        start = 0
-        while start < len(records):  # one partition after the other, as the log's contract has it
-            partition = _PARTITION_OF(records[start])
-            end = bisect_left(records, True, start, key=lambda record: _PARTITION_OF(record) != partition)
-            self._push(TopicPartition(*partition), records[start:end])
-            start = end
+        for name, some in groupby(records, _PARTITION_OF):
+            self._push(TopicPartition(*name), list(some))
         if not records:
             self._position.update(self._reader.positions())
         self._settle()

@@ -77,7 +77,7 @@ class KafkaReader:
         self._ends = {TopicPartition(*name): ends[name] for name in names}
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """Return what is there, one partition after the other; empty after `timeout_s`.
+        """Return what is there, in offset order within a partition; empty after `timeout_s`.
 
         Raises:
             OffsetLostError: retention deleted what is next, or the cluster lost it.

@@ -5,7 +5,7 @@ alone, so a replay repeats it. Never polls, decodes or joins.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from feature_store.configuration import Configuration
@@ -90,10 +90,9 @@ class Session:
 
     def _add_positives(self) -> None:
         """Let the positives that come next wait for their batch, until it is full."""
-        state = self.state
+        state, number_of = self.state, self.state.item_numbers.number
         room = min(self._batch_size - self._num_pending, self._max_ops + 1 - len(state.pending))
-        facts = list(_leading_positives(islice(state.unapplied, max(room, 0))))
-        ops = _as_ops(facts, state.item_numbers.numbers)
+        ops = _as_ops(_leading_positives(islice(state.unapplied, max(room, 0))), number_of)
         items = [op.item for op in ops]
         state.corpus.add_seen(items)
         state.pending += ops
@@ -166,7 +165,7 @@ class Session:
             return
         room = max(self._batch_size - self._num_pending, 0)
         joined = [fact for fact in islice(state.unapplied, 2 * room) if isinstance(fact, Joined)]
-        coming = _as_ops(joined[:room], lambda names: map(state.item_numbers.get, names))
+        coming = _as_ops(joined[:room], state.item_numbers.get)
         positives = [op for op in state.pending + coming if op.is_positive]
         if positives:
             new = unfolded(positives[: self._batch_size], state.widths)
@@ -189,16 +188,14 @@ class Session:
         self._num_pending, self._pending_items = len(items), set(items)
 
 
-def _as_ops(facts: Sequence[Joined], numbers_of: Callable[[Sequence[str]], Iterable[int]]) -> list[UserOp]:
-    # New items get their numbers fact by fact, however many facts there are at once.
-    numbers = iter(numbers_of([name for fact in facts for name in (fact.item_id, *fact.shown)]))
+def _as_ops(facts: Iterable[Joined], number_of: Callable[[str], int]) -> list[UserOp]:
     return [
         UserOp(
             fact.user_id,
-            next(numbers),
+            number_of(fact.item_id),
             fact.partition,
             fact.offset,
-            tuple(islice(numbers, len(fact.shown))) if fact.shown else (),
+            tuple(map(number_of, fact.shown)) if fact.shown else (),
         )
         for fact in facts
     ]
