@@ -1,11 +1,10 @@
-"""Which slot of memory holds which ID: two ways, for IDs that have a number for life and for those that do
-not.
+"""Which slot of memory holds which ID: what a table asks, and the answer for IDs that have a number for life.
+`id_index.py` has that for those that do not.
 
 Pure. Owns the maps only; rows and their bytes are `rows.py`'s.
 """
 
 from collections.abc import Sequence
-from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -31,37 +30,6 @@ class SlotIndex(Protocol):
 
     def stored_keys(self, keys: Sequence[str | int]) -> list[bytes]:
         """Return the keys as the store knows them."""
-
-
-class IdIndex:
-    """By ID, only for those in memory: for users, of whom there may be too many to number."""
-
-    def __init__(self, capacity: int) -> None:
-        self._slot_of: dict[str, int] = {}
-        self._id_at: list[str] = [""] * capacity
-
-    def find(self, keys: Sequence[str] | I64) -> I64:
-        """Return each ID's slot, -1 where there is none."""
-        return np.fromiter(map(self._slot_of.get, keys, repeat(-1)), np.int64, len(keys))
-
-    def put(self, keys: Sequence[str | int], slots: I64) -> None:
-        """Record the IDs' slots."""
-        for key, slot in zip(keys, slots.tolist(), strict=True):
-            self._slot_of[str(key)] = slot
-            self._id_at[slot] = str(key)
-
-    def drop(self, slots: I64) -> None:
-        """Forget the IDs at these slots."""
-        for slot in slots.tolist():
-            del self._slot_of[self._id_at[slot]]
-
-    def keys_at(self, slots: I64) -> list[bytes]:
-        """Return the ID at each slot, UTF-8."""
-        return [self._id_at[slot].encode() for slot in slots.tolist()]
-
-    def stored_keys(self, keys: Sequence[str | int]) -> list[bytes]:
-        """Return the IDs in UTF-8."""
-        return [str(key).encode() for key in keys]
 
 
 class NumberIndex:

@@ -5,9 +5,13 @@ Pure. A number makes histories, negatives and features arrays instead of strings
 the stream, and the numbers are part of the commit, so a replay gives the same ones.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from feature_store.errors import StoreCorruptError
+from feature_store.id_index import IdIndex
 
 
 class Numbering:
@@ -23,27 +27,35 @@ class Numbering:
         self.ids: list[str] = [name for _, name in pairs]
         if [number for number, _ in pairs] != list(range(len(pairs))):
             raise StoreCorruptError("stored numbers of IDs have gaps; restore the store from a backup")
-        self._number_of = {name: number for number, name in enumerate(self.ids)}
+        self._index = IdIndex()
+        self._index.put(self.ids, np.arange(len(self.ids)))
         self._num_stored = len(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def number(self, name: str) -> int:
-        """Return the ID's number, giving it the next one if it is new.
+    def numbers(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the IDs' numbers (n,), giving new ones the next, in their order.
 
-        >>> numbering = Numbering()
-        >>> [numbering.number(name) for name in ("a", "b", "a")]
+        >>> Numbering().numbers(["a", "b", "a"]).tolist()
         [0, 1, 0]
         """
-        number = self._number_of.setdefault(name, len(self.ids))
-        if number == len(self.ids):
-            self.ids.append(name)
-        return number
+        numbers = self._index.find(names)
+        missing = np.flatnonzero(numbers < 0)
+        if len(missing):
+            new = list(dict.fromkeys(names[place] for place in missing.tolist()))
+            self._index.put(new, np.arange(len(self.ids), len(self.ids) + len(new)))
+            self.ids += new
+            numbers[missing] = self._index.find([names[place] for place in missing.tolist()])
+        return numbers
 
-    def get(self, name: str) -> int:
-        """Return the ID's number, -1 if it has none."""
-        return self._number_of.get(name, -1)
+    def number(self, name: str) -> int:
+        """Return the number of one."""
+        return int(self.numbers([name])[0])
+
+    def find(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return the IDs' numbers (n,), -1 for those that have none."""
+        return self._index.find(names)
 
     def take_changes(self) -> list[tuple[bytes, bytes]]:
         """Return the pairs added since the last call, for the commit."""

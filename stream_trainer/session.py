@@ -5,8 +5,11 @@ alone, so a replay repeats it. Never polls, decodes or joins.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
 
 from feature_store.configuration import Configuration
 from stream_trainer.chunk import Changed, Chunk, Fact, Joined
@@ -18,6 +21,7 @@ _OPS_PER_EXAMPLE = (
     16  # so many feature upserts an example may wait for the batch to fill, then it is learned short
 )
 
+I64 = npt.NDArray[np.int64]
 OnStep = Callable[[dict[str, float], int, int, float], None]
 
 
@@ -90,9 +94,10 @@ class Session:
 
     def _add_positives(self) -> None:
         """Let the positives that come next wait for their batch, until it is full."""
-        state, number_of = self.state, self.state.item_numbers.number
+        state = self.state
         room = min(self._batch_size - self._num_pending, self._max_ops + 1 - len(state.pending))
-        ops = _as_ops(_leading_positives(islice(state.unapplied, max(room, 0))), number_of)
+        facts = list(_leading_positives(islice(state.unapplied, max(room, 0))))
+        ops = _as_ops(facts, state.item_numbers.numbers)
         items = [op.item for op in ops]
         state.corpus.add_seen(items)
         state.pending += ops
@@ -121,7 +126,7 @@ class Session:
         deleted: they happened before that, and must not move the row of the user who starts again.
         """
         if fact.is_item:
-            if self.state.item_numbers.get(fact.id) in self._pending_items:
+            if int(self.state.item_numbers.find([fact.id])[0]) in self._pending_items:
                 self.flush()
         elif fact.features is None and any(
             op.is_positive and op.user_id == fact.id for op in self.state.pending
@@ -165,7 +170,7 @@ class Session:
             return
         room = max(self._batch_size - self._num_pending, 0)
         joined = [fact for fact in islice(state.unapplied, 2 * room) if isinstance(fact, Joined)]
-        coming = _as_ops(joined[:room], state.item_numbers.get)
+        coming = _as_ops(joined[:room], state.item_numbers.find)
         positives = [op for op in state.pending + coming if op.is_positive]
         if positives:
             new = unfolded(positives[: self._batch_size], state.widths)
@@ -188,14 +193,18 @@ class Session:
         self._num_pending, self._pending_items = len(items), set(items)
 
 
-def _as_ops(facts: Iterable[Joined], number_of: Callable[[str], int]) -> list[UserOp]:
+def _as_ops(facts: Sequence[Joined], numbers_of: Callable[[Sequence[str]], I64]) -> list[UserOp]:
+    """Return positives with numbers for their items: all looked up at once, in the facts' order."""
+    if not any(fact.shown for fact in facts):
+        numbers = numbers_of([fact.item_id for fact in facts]).tolist()
+        return [
+            UserOp(fact.user_id, number, fact.partition, fact.offset)
+            for fact, number in zip(facts, numbers, strict=True)
+        ]
+    numbers = iter(numbers_of([name for fact in facts for name in (fact.item_id, *fact.shown)]).tolist())
     return [
         UserOp(
-            fact.user_id,
-            number_of(fact.item_id),
-            fact.partition,
-            fact.offset,
-            tuple(map(number_of, fact.shown)) if fact.shown else (),
+            fact.user_id, next(numbers), fact.partition, fact.offset, tuple(islice(numbers, len(fact.shown)))
         )
         for fact in facts
     ]

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import safetensors.torch
 
 from feature_store.configuration import Configuration
-from feature_store.index import IdIndex, NumberIndex
+from feature_store.id_index import IdIndex
+from feature_store.index import NumberIndex
 from feature_store.numbering import Numbering
 from feature_store.rows import RowTable
 from feature_store.schema import FeatureValue

@@ -26,14 +26,13 @@ MAX_FUNCTION_LINES = 70
 MAX_ARCHITECTURE_LINES = 150
 
 PURE = {
-    "feature_store": "codec configuration errors hashing index numbering presets schema",
+    "feature_store": "codec compiled configuration errors hashing id_index index numbering presets schema",
     "stream_trainer": (
         "candidates chunk chunker corpus event_log examples features file_frames frequency gathered join "
         "join_changes join_entries merge negatives rehearsal running_mean"
     ),
     "stream_trainer/models": (
-        "alignment compiled dat factory fm loops losses mind relu_layers retrieval row_optimiser tower "
-        "youtube_dnn"
+        "alignment dat factory fm loops losses mind relu_layers retrieval row_optimiser tower youtube_dnn"
     ),
     "index_refresher": "checks",
     "simulators": "amazon_fields compare_plan contenders metrics statistics timeline",

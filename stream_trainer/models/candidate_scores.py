@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stream_trainer.models.compiled import compiled
+from feature_store.compiled import compiled
 from stream_trainer.models.loops import F32, I64, array, check_places
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stream_trainer.models.compiled import compiled
+from feature_store.compiled import compiled
 from stream_trainer.models.loops import F32, I64, array, check_places
 
 F64 = npt.NDArray[np.float64]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stream_trainer.models.compiled import compiled
+from feature_store.compiled import compiled
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]

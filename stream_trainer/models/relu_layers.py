@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stream_trainer.models.compiled import compiled
+from feature_store.compiled import compiled
 
 I16 = npt.NDArray[np.int16]
 # oneDNN compiles its products in bfloat16 anew for each number of rows, which takes several times as long as

@@ -12,8 +12,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from feature_store.compiled import compiled
 from feature_store.rows import RowLayout
-from stream_trainer.models.compiled import compiled
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]

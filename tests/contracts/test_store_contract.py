@@ -12,7 +12,7 @@ import pytest
 
 from feature_store.configuration import StoreSettings
 from feature_store.errors import StoreError, StoreLockedError
-from feature_store.index import IdIndex
+from feature_store.id_index import IdIndex
 from feature_store.row_chunk import RowChunk
 from feature_store.rows import Field, RowLayout, RowTable
 from feature_store.store import CommitInfo

@@ -10,9 +10,11 @@ from feature_store.numbering import Numbering
 
 def test_numbers_follow_first_appearance_and_looking_gives_none() -> None:
     numbering = Numbering()
-    assert numbering.get("b") == -1
-    assert [numbering.number(name) for name in ("b", "a", "b", "ü")] == [0, 1, 0, 2]
-    assert (numbering.get("a"), numbering.get("c"), len(numbering)) == (1, -1, 3)
+    assert numbering.find(["b"]).tolist() == [-1]
+    assert numbering.number("b") == 0
+    assert numbering.numbers(["a", "b", "ü", "a"]).tolist() == [1, 0, 2, 1]
+    assert numbering.find(["a", "c"]).tolist() == [1, -1]
+    assert len(numbering) == 3
     assert numbering.ids == ["b", "a", "ü"]
     assert numbering.take_changes() == [
         (b"\0\0\0\0", b"b"),

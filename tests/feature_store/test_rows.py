@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_store.errors import SettingsError, StoreCorruptError
-from feature_store.index import IdIndex, NumberIndex, SlotIndex
+from feature_store.id_index import IdIndex
+from feature_store.index import NumberIndex, SlotIndex
 from feature_store.rows import Field, RowLayout, RowTable
 
 FIELDS = (

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from feature_store.compiled import compiled
 from stream_trainer.models.candidate_scores import candidate_scores
-from stream_trainer.models.compiled import compiled
 from stream_trainer.models.history_pool import pool_history
 from stream_trainer.models.loops import pool_values, unit_length
 

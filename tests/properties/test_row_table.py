@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_store.index import IdIndex, NumberIndex, SlotIndex
+from feature_store.id_index import IdIndex
+from feature_store.index import NumberIndex, SlotIndex
 from feature_store.rows import Field, RowLayout, RowTable
 
 LAYOUT = RowLayout(
