@@ -58,7 +58,7 @@ class Position(Struct, frozen=True, array_like=True, gc=False):
     topic_ids: dict[str, str]
     marks: Marks
     join: list[tuple[bytes, bytes]]
-    """The entries that wait in the join, as `Joiner.take_changes` gave them."""
+    """The entries that wait in the join, as the store has them."""
 
 
 class Chunk(Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -67,7 +67,8 @@ class Chunk(Struct, frozen=True, array_like=True, gc=False, tag=2):
     facts: list[Fact]
     places: list[Place]
     marks: Marks
-    join_changes: dict[bytes, bytes | None]
+    join_changes: bytes
+    """As `Joiner.take_changes` gave them."""
     join_counts: dict[str, int]
     num_impressions: int
     num_clicks: int

@@ -17,12 +17,13 @@ from feature_store.schema import Click, Impression
 from stream_trainer.chunk import Joined
 from stream_trainer.join_entries import (
     COUNTER_KEY,
+    Changes,
     EarlyClick,
     Entry,
     Origin,
     Slate,
     decode_entry,
-    encode_entry,
+    encode_changes,
 )
 
 NEVER_MS = 2**62
@@ -64,8 +65,9 @@ class Joiner:
         self._click_heap: list[tuple[int, int]] = []  # time and sequence, also of some that wait no more
         self._early: dict[str, dict[tuple[str, str], int]] = {}  # impression → (user, item) → sequence
         self._sequence = 0
-        self._stored_sequence = 0
-        self._changed: dict[int, Entry | None] = {}
+        self._told_sequence = 0
+        self._changed: dict[int, Entry] = {}
+        self._gone: list[int] = []
 
     @property
     def num_impressions(self) -> int:
@@ -133,21 +135,19 @@ class Joiner:
         self._find_due()
         return positives
 
-    def take_changes(self) -> dict[bytes, bytes | None]:
-        """Return for the commit what changed since the last call: entries, None for those that are gone."""
-        changes: dict[bytes, bytes | None] = {
-            sequence.to_bytes(8, "big"): None if entry is None else encode_entry(entry)
-            for sequence, entry in self._changed.items()
-        }
-        self._changed.clear()
-        if self._sequence != self._stored_sequence:
-            changes[COUNTER_KEY] = msgpack.packb(self._sequence)
-            self._stored_sequence = self._sequence
-        return changes
+    def take_changes(self) -> bytes:
+        """Return for the commit what changed since the last call (`join_entries.Changes`), nothing if nothing
+        did.
+        """
+        if not self._changed and not self._gone and self._sequence == self._told_sequence:
+            return b""
+        encoded = encode_changes(Changes(self._sequence, self._changed, self._gone))
+        self._changed, self._gone, self._told_sequence = {}, [], self._sequence
+        return encoded
 
     @classmethod
     def load(cls, settings: JoinSettings, entries: Iterable[tuple[bytes, bytes]]) -> "Joiner":
-        """Return a joiner that goes on as the one whose changes these are.
+        """Return a joiner that goes on as the one whose changes the store has: keys and values of what waits.
 
         Raises:
             StoreCorruptError: they are not in the form that this program writes.
@@ -155,7 +155,7 @@ class Joiner:
         joiner = cls(settings)
         for key, value in sorted(entries):
             if key == COUNTER_KEY:
-                joiner._sequence = joiner._stored_sequence = msgpack.unpackb(value)
+                joiner._sequence = joiner._told_sequence = msgpack.unpackb(value)
             else:
                 joiner._restore(int.from_bytes(key, "big"), decode_entry(value))
         joiner._rebuild_click_heap()
@@ -205,9 +205,10 @@ class Joiner:
         heapify(self._click_heap)
 
     def _forget(self, sequence: int) -> None:
-        """Note that an entry is gone; one that was never stored leaves nothing to delete."""
-        if sequence <= self._stored_sequence:
-            self._changed[sequence] = None
+        """Note that an entry is gone; one that nobody was told of leaves nothing to delete."""
+        if sequence <= self._told_sequence:
+            self._gone.append(sequence)
+            self._changed.pop(sequence, None)
         else:
             del self._changed[sequence]
 

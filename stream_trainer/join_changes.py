@@ -3,34 +3,45 @@
 Pure. Owns only which of them the store must hear of; what an entry is, is `join_entries.py`'s.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 
 import msgpack
 
-from stream_trainer.join_entries import COUNTER_KEY
+from stream_trainer.join_entries import COUNTER_KEY, decode_changes
 
 
 class JoinChanges:
-    """What changed in the join since the last commit, gathered from what `take_changes` gave meanwhile."""
+    """What changed in the join since the last commit, gathered from what the joiner told meanwhile."""
 
     def __init__(self, stored_counter: bytes | None) -> None:
         """Start from what the store holds under `COUNTER_KEY`."""
-        self._changes: dict[bytes, bytes | None] = {}
-        self._last_stored = _last_key(stored_counter)
+        self._changes: dict[int, bytes | None] = {}
+        self._last_stored = 0 if stored_counter is None else int(msgpack.unpackb(stored_counter))
+        self._last = self._last_stored
 
-    def add(self, changes: Mapping[bytes, bytes | None]) -> None:
+    def add(self, encoded: bytes) -> None:
         """Put later changes on top; an entry that comes and goes between two commits leaves nothing."""
-        self._changes.update(changes)
-        for key in [key for key, value in changes.items() if value is None and key > self._last_stored]:
-            del self._changes[key]
+        if not encoded:
+            return
+        changes = decode_changes(encoded)
+        self._last = changes.last_sequence
+        # Copied: they are views, and the smallest would keep all that came with it in memory.
+        self._changes.update(zip(changes.entries, map(bytes, changes.entries.values()), strict=True))
+        for sequence in changes.gone:
+            if sequence > self._last_stored:
+                del self._changes[sequence]
+            else:
+                self._changes[sequence] = None
 
-    def take(self) -> Iterable[tuple[bytes, bytes | None]]:
+    def take(self) -> Iterator[tuple[bytes, bytes | None]]:
         """Return all changes for the commit: to be iterated over when it suits, there may be many."""
         changes, self._changes = self._changes, {}
-        if COUNTER_KEY in changes:
-            self._last_stored = _last_key(changes[COUNTER_KEY])
-        return changes.items()
+        before, self._last_stored = self._last_stored, self._last
+        return _pairs(changes, self._last if self._last > before else None)
 
 
-def _last_key(counter: bytes | None) -> bytes:
-    return (0 if counter is None else int(msgpack.unpackb(counter))).to_bytes(8, "big")
+def _pairs(changes: dict[int, bytes | None], counter: int | None) -> Iterator[tuple[bytes, bytes | None]]:
+    for sequence, value in changes.items():
+        yield sequence.to_bytes(8, "big"), value
+    if counter is not None:
+        yield COUNTER_KEY, msgpack.packb(counter)

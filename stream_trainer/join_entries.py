@@ -45,15 +45,31 @@ class EarlyClick(Struct, frozen=True, array_like=True, tag="click", gc=False):
 
 
 Entry: TypeAlias = Slate | EarlyClick
+
+
+class Changes(Struct, frozen=True, array_like=True, gc=False):
+    """What changed in a stretch of the log: entries by sequence, and which of those told before are gone."""
+
+    last_sequence: int
+    entries: dict[int, Entry]
+    gone: list[int]
+
+
+class EncodedChanges(Struct, frozen=True, array_like=True, gc=False):
+    """The same with each entry in its bytes, as the store has it."""
+
+    last_sequence: int
+    entries: dict[int, msgspec.Raw]
+    gone: list[int]
+
+
 _decode: Callable[[bytes], Entry] = msgspec.msgpack.Decoder(Entry).decode
-
-
-encode_entry: Callable[[Entry], bytes] = msgspec.msgpack.Encoder().encode
-"""Returns the bytes of an entry in the store."""
+encode_changes: Callable[[Changes], bytes] = msgspec.msgpack.Encoder().encode
+decode_changes: Callable[[bytes], EncodedChanges] = msgspec.msgpack.Decoder(EncodedChanges).decode
 
 
 def decode_entry(value: bytes) -> Entry:
-    """Return what `encode_entry` made of an entry.
+    """Return what the store holds of an entry.
 
     Raises:
         StoreCorruptError: it is not in this program's form.

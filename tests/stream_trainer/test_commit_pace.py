@@ -43,7 +43,7 @@ class SilentFeed:
         """Let a second pass."""
         self._clock.seconds += 1
         is_last = self._clock.seconds >= NUM_CHUNKS
-        return Chunk([], [], Marks(), {}, {}, 0, 0, {}, {}, 0, is_last)
+        return Chunk([], [], Marks(), b"", {}, 0, 0, {}, {}, 0, is_last)
 
     def report_progress(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Nobody asks."""
@@ -69,7 +69,7 @@ class Trickle(SilentFeed):
         if number == NUM_CHUNKS:
             self._stop.set()
         marks = Marks(1000 * number, 1000, 1000 * number)
-        return Chunk(list(facts), [], marks, {}, {}, 0, 0, {"impressions": 1}, {}, 1, False)
+        return Chunk(list(facts), [], marks, b"", {}, 0, 0, {"impressions": 1}, {}, 1, False)
 
 
 class SlowStore(FeatureStore):
@@ -123,7 +123,7 @@ def test_a_wait_for_rows_counts_among_what_commits_cost(tmp_path: Path) -> None:
     store = SlowStore(tmp_path / "store", clock, 0.0)
     trainer = Trainer(config, SilentFeed(clock), store, TrainerMetrics(CollectorRegistry()), clock)
     store.waits_s += [0.25, 0.5]
-    trainer.session.apply(Chunk([Joined("u", "i", 0, 0)], [], Marks(), {}, {}, 0, 0, {}, {}, 0, False))
+    trainer.session.apply(Chunk([Joined("u", "i", 0, 0)], [], Marks(), b"", {}, 0, 0, {}, {}, 0, False))
     assert store.waits_s == []
     assert {0.25, 0.5} <= set(trainer.run(threading.Event()).commit_stalls)
     store.close()

@@ -10,7 +10,8 @@ from feature_store.errors import StoreCorruptError
 from feature_store.schema import Click, Impression
 from stream_trainer.chunk import Joined
 from stream_trainer.join import JoinCounts, Joiner
-from stream_trainer.join_entries import Origin
+from stream_trainer.join_changes import JoinChanges
+from stream_trainer.join_entries import Origin, decode_changes
 
 WINDOW_MS = 1_000
 
@@ -31,6 +32,13 @@ def click(
 ) -> list[Joined]:
     event = Click(impression_id=name, user_id=user, item_id=item, ts_ms=ts_ms)
     return joiner.click(event, Origin(1, offset))
+
+
+def stored(joiner: Joiner) -> list[tuple[bytes, bytes]]:
+    """Return what a first commit would write."""
+    changes = JoinChanges(None)
+    changes.add(joiner.take_changes())
+    return [(key, value) for key, value in changes.take() if value is not None]
 
 
 def counts(joiner: Joiner) -> dict[str, int]:
@@ -147,27 +155,24 @@ def test_clicks_that_wait_over_a_restart_keep_their_order_whatever_the_order_of_
     joiner = make()
     for offset, item in enumerate("cab"):
         click(joiner, item, offset=offset)
-    stored = {key: value for key, value in joiner.take_changes().items() if value is not None}
-    restored = Joiner.load(JoinSettings(), reversed(stored.items()))
+    restored = Joiner.load(JoinSettings(), reversed(stored(joiner)))
     assert [p.offset for p in show(restored)] == [0, 1, 2]
 
 
-def test_only_changes_are_taken_and_only_what_was_stored_is_deleted() -> None:
+def test_only_changes_are_taken_and_only_of_what_was_told_before_is_it_said_that_it_is_gone() -> None:
     joiner = make()
     show(joiner, "one", ts_ms=0)
     show(joiner, "two", ts_ms=1)
     click(joiner, name="three")
-    first = joiner.take_changes()
-    assert len(first) == 4  # and the counter
-    assert None not in first.values()
-    assert joiner.take_changes() == {}
+    first = decode_changes(joiner.take_changes())
+    assert (first.last_sequence, list(first.entries), first.gone) == (3, [1, 2, 3], [])
+    assert joiner.take_changes() == b""
     click(joiner, "a", name="two")
-    assert len(joiner.take_changes()) == 1
-    show(joiner, "never stored", ts_ms=2)
+    assert list(decode_changes(joiner.take_changes()).entries) == [2]
+    show(joiner, "never told of", ts_ms=2)
     joiner.advance(10_000)
-    last = joiner.take_changes()
-    assert sorted(key for key, value in last.items() if value is None) == sorted(first)[:3]
-    assert len(last) == 4  # the counter moved
+    last = decode_changes(joiner.take_changes())
+    assert (last.last_sequence, last.entries, sorted(last.gone)) == (4, {}, [1, 2, 3])
 
 
 @pytest.mark.parametrize(("before", "after"), [("on_click", "at_close"), ("at_close", "on_click")])
@@ -175,10 +180,9 @@ def test_a_change_of_emit_between_runs_neither_repeats_nor_loses_a_click(before:
     first = make(emit=before)
     show(first)
     emitted = click(first, "a", offset=1)
-    stored = {key: value for key, value in first.take_changes().items() if value is not None}
     window = WINDOW_MS / 1000
     second = Joiner.load(
-        JoinSettings.model_validate({"emit": after, "attribution_window_seconds": window}), stored.items()
+        JoinSettings.model_validate({"emit": after, "attribution_window_seconds": window}), stored(first)
     )
     emitted += click(second, "a", offset=2)
     emitted += click(second, "b", offset=3)
@@ -190,8 +194,7 @@ def test_smaller_bounds_after_a_restart_are_kept_at_once() -> None:
     joiner = make()
     for number in range(5):
         show(joiner, str(number), ts_ms=number)
-    stored = {key: value for key, value in joiner.take_changes().items() if value is not None}
-    smaller = Joiner.load(JoinSettings(max_waiting_impressions=2), stored.items())
+    smaller = Joiner.load(JoinSettings(max_waiting_impressions=2), stored(joiner))
     show(smaller, "5", ts_ms=5)
     assert smaller.num_impressions == 2
     assert smaller.counts.closed_early == 4
