@@ -25,7 +25,6 @@ class FeatureEncoder:
         self._categorical = dict(categorical)
         self._numeric = list(numeric)
         self._values = values
-        self._known: dict[str, int] = {}  # few, and asked for one by one: the numbering is for many at once
 
     @property
     def num_values(self) -> int:
@@ -54,16 +53,10 @@ class FeatureEncoder:
         for name, count in self._categorical.items():
             value = features.get(name)
             texts = value if isinstance(value, list) else [] if value is None else [str(value)]
-            kept = [self._number(f"{name}{_SEPARATOR}{text}") for text in texts[:count] if text]
+            kept = [self._values.number(f"{name}{_SEPARATOR}{text}") for text in texts[:count] if text]
             codes += kept + [MISSING] * (count - len(kept))
         numbers = [_squash(features.get(name)) for name in self._numeric]
         return np.array(codes, np.int32), np.array(numbers, np.float32)
-
-    def _number(self, value: str) -> int:
-        number = self._known.get(value)
-        if number is None:
-            number = self._known[value] = self._values.number(value)
-        return number
 
 
 def _squash(value: FeatureValue | None) -> float:
