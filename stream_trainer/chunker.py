@@ -35,20 +35,21 @@ class Chunker:
 
     def add(self, records: Sequence[Merged]) -> None:
         """Take records in merge order; one that could not be decoded has no event, but its place counts."""
-        joiner, facts, watermark_ms = self._joiner, self._facts, self._watermark_ms
+        joiner, facts = self._joiner, self._facts
+        watermark_ms, latest_click_ms = self._watermark_ms, self._latest_click_ms
         for partition, ts_ms, (offset, event) in records:
             if ts_ms - self._lateness_ms > watermark_ms:
                 watermark_ms = ts_ms - self._lateness_ms
                 if watermark_ms > joiner.due_ms:
                     facts += joiner.advance(watermark_ms)
             if type(event) is Click:  # a hundred thousand a second: not by isinstance, nor a call for each
-                self._latest_click_ms = max(self._latest_click_ms, event.ts_ms)
+                latest_click_ms = max(latest_click_ms, event.ts_ms)
                 facts += joiner.click(event, Origin(partition.partition, offset))
             elif type(event) is Impression:
                 facts += joiner.impression(event)
             elif event is not None:
                 facts.append(_changed(event))
-        self._watermark_ms = watermark_ms
+        self._watermark_ms, self._latest_click_ms = watermark_ms, latest_click_ms
         self._note_places(records)
 
     def close_windows(self) -> None:

@@ -69,7 +69,7 @@ def decode_records(
     """
     records: list[Record] = []
     topic, number = partition
-    unpack, crc32, view, num_bytes = _FRAME.unpack_from, zlib.crc32, memoryview(chunk), len(chunk)
+    unpack, crc32, num_bytes = _FRAME.unpack_from, zlib.crc32, len(chunk)
     last_start = num_bytes - _FRAME.size
     while position <= last_start and len(records) < max_records:
         body_bytes, body_crc, found, head_crc, timestamp_ms, key_bytes, value_bytes, num_headers = unpack(
@@ -77,10 +77,10 @@ def decode_records(
         )
         body = position + _HEAD_BYTES
         end = body + body_bytes
-        head_is_good = crc32(view[position : position + _CHECKED.size]) == head_crc and found == offset
+        head_is_good = crc32(chunk[position : position + _CHECKED.size]) == head_crc and found == offset
         if head_is_good and end > num_bytes:
             break
-        if not head_is_good or crc32(view[body:end]) != body_crc:
+        if not head_is_good or crc32(chunk[body:end]) != body_crc:
             if records:
                 break
             _refuse(chunk, position, offset)
