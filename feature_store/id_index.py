@@ -20,7 +20,7 @@ U8 = npt.NDArray[np.uint8]
 _LEAST = 1024
 _LENGTH_BITS, _HALF = np.uint64(24), np.uint64(32)
 _LENGTH, _LOWER = np.uint64((1 << 24) - 1), np.uint64((1 << 32) - 1)
-_ONE, _BYTE, _ODD = np.uint64(1), np.uint64(8), np.uint64(0x9E3779B97F4A7C15)
+_BYTE, _ODD = np.uint64(8), np.uint64(0x9E3779B97F4A7C15)
 # Who chooses IDs shall not know which get in each other's way: Python's own secret, another in each process.
 _SEED = np.uint64(hash(__name__) % (1 << 64))
 
@@ -110,9 +110,8 @@ def _spans(start: int, ends_n: I64) -> U64:
     """Return what is kept of texts that stand one behind the other from here on."""
     lengths_n = np.diff(ends_n, prepend=0)
     assert lengths_n.max(initial=0) <= int(_LENGTH), "an ID of 16 MiB"
-    spans_n: U64 = (start + ends_n - lengths_n).astype(np.uint64) << _LENGTH_BITS | lengths_n.astype(
-        np.uint64
-    )
+    starts_n = (start + ends_n - lengths_n).astype(np.uint64)
+    spans_n: U64 = starts_n << _LENGTH_BITS | lengths_n.astype(np.uint64)
     return spans_n
 
 
