@@ -21,7 +21,7 @@ from stream_trainer.merge import Merge
 log = logging.getLogger(__name__)
 
 _MAX_WAITING = 20_000  # records of one partition that wait in the merge before it is paused
-_POLL_RECORDS = 5_000
+_POLL_RECORDS = 1_000  # of one partition, often: while it is read nothing of the others is ready
 _MAX_BURIED_BYTES = 900_000  # a record of the log holds 1 MiB, and the headers need room
 _MAX_BURIED_KEY_BYTES = 1_000
 _MAX_CARRIED_HEADERS = 100
