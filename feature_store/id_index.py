@@ -22,7 +22,7 @@ _LEAST = 1024
 _LENGTH_BITS, _HALF = np.uint64(24), np.uint64(32)
 _LENGTH, _LOWER = np.uint64((1 << 24) - 1), np.uint64((1 << 32) - 1)
 _BYTE, _ODD = np.uint64(8), np.uint64(0x9E3779B97F4A7C15)
-# Who chooses IDs shall not know which get in each other's way: Python's own secret, another in each process.
+# Which IDs get in each other's way is another matter of chance in each process (by Python's own secret).
 _SEED = np.uint64(hash(__name__) % (1 << 64))
 
 
@@ -51,7 +51,7 @@ class IdIndex:
         text, ends_n = _as_text(keys)
         self._spans_P = _with_room(self._spans_P, int(slots.max(initial=-1)) + 1)
         self._spans_P[slots] = _spans(self._text_end, ends_n)
-        self._text = _with_room(self._text, self._text_end + len(text))
+        self._text = _with_room(self._text, self._text_end + len(text) + 1)
         self._text[self._text_end : self._text_end + len(text)] = text
         self._text_end += len(text)
         self._num_ids += len(slots)
@@ -63,12 +63,13 @@ class IdIndex:
 
     def drop(self, slots: I64) -> None:
         """Forget the IDs at these places."""
+        assert self._spans_P[slots].all(), "a place without an ID"
         text, ends_n = self._text_at(slots)
         _remove(_entries(_hash(text, ends_n, _SEED), slots), self._table_S)
         self._spans_P[slots] = 0
         self._num_ids -= len(slots)
         self._num_left += len(text)
-        if 2 * self._num_left > self._text_end + _LEAST:
+        if 3 * self._num_left > self._text_end + _LEAST:
             self._tidy()
 
     def keys_at(self, slots: I64) -> list[bytes]:
@@ -93,8 +94,9 @@ class IdIndex:
         places = np.flatnonzero(self._spans_P)
         text, ends_n = self._text_at(places)
         self._spans_P[places] = _spans(1, ends_n)
-        self._text = np.concatenate([np.zeros(1, np.uint8), text])
-        self._text_end, self._num_left = len(self._text), 0
+        around = np.zeros(1, np.uint8)  # so that no text starts at 0, or behind the end
+        self._text = np.concatenate([around, text, around])
+        self._text_end, self._num_left = 1 + len(text), 0
 
 
 def _as_text(ids: Sequence[str | int] | I64) -> tuple[U8, I64]:
@@ -197,6 +199,8 @@ def _remove(entries_n: U64, table_S: U64) -> None:
     for n in range(len(entries_n)):
         gap = _home(entries_n[n], table_S)
         while table_S[gap] != entries_n[n]:
+            if not table_S[gap]:
+                raise KeyError("an ID that is not there")
             gap = (gap + 1) & mask
         at = (gap + 1) & mask
         while table_S[at]:

@@ -30,7 +30,6 @@ class Numbering:
         self._index = IdIndex()
         self._index.put(self.ids, np.arange(len(self.ids)))
         self._num_stored = len(self.ids)
-        self._known: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,11 +50,8 @@ class Numbering:
         return numbers
 
     def number(self, name: str) -> int:
-        """Return the number of one, which is remembered: who asks one by one, for features, asks again."""
-        number = self._known.get(name)
-        if number is None:
-            number = self._known[name] = int(self.numbers([name])[0])
-        return number
+        """Return the number of one: takes as long as a hundred at once."""
+        return int(self.numbers([name])[0])
 
     def find(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the IDs' numbers (n,), -1 for those that have none."""

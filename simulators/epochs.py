@@ -6,6 +6,7 @@ user at its time. Never reads a log or joins. Legend: E examples in order of tim
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -224,16 +225,17 @@ def _count_frequencies(state: TrainerState, items_E: I64) -> None:
 def _operations(state: TrainerState, train: Dataset, seed: int) -> Iterator[UserOp]:
     """Take in the items of the stream, and yield what happens to users."""
     knows_users = bool(state.user_features.num_values or state.user_features.num_numbers)
+    number_of = cache(state.item_numbers.number)
     for offset, (_, event) in enumerate(timeline(train, seed)):
         if isinstance(event, ItemFeatures):
-            number = state.item_numbers.number(event.id)
+            number = number_of(event.id)
             state.corpus.add(number)
             state.set_item_features(number, event.features)
             if state.has_many_item_changes:
                 _begin_batch(state)
                 state.flush_item_features()
         elif isinstance(event, Click):
-            yield UserOp(event.user_id, state.item_numbers.number(event.item_id), 0, offset)
+            yield UserOp(event.user_id, number_of(event.item_id), 0, offset)
         elif isinstance(event, UserFeatures) and knows_users:
             values, numbers = state.user_features.encode(event.features)
             yield UserOp(event.id, features=(tuple(values.tolist()), tuple(numbers.tolist())))

@@ -5,6 +5,7 @@ for the query. Never learns anything. Legend: Q questions, N items of the data s
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,15 +83,17 @@ class Follower:
         self._reader.catch_up()
         self._generation = Generation(self._reader, number_of)
         self._waiting: list[UserOp] = []
+        self._value_number = cache(self._state.value_numbers.number)
 
     def follow(self, ops: Sequence[UserOp], item_ids: Sequence[str], value_ids: Sequence[str]) -> None:
         """Take note of what happens to users; the IDs are those of the numbers in `ops`."""
-        items, values = self._state.item_numbers, self._state.value_numbers
+        names = [item_ids[op.item] for op in ops if op.is_positive]
+        numbers = iter(self._state.item_numbers.numbers(names).tolist())
         for op in ops:
-            item = items.number(item_ids[op.item]) if op.is_positive else op.item
+            item = next(numbers) if op.is_positive else op.item
             features = op.features
             if features is not None:
-                known = (code if code < 0 else values.number(value_ids[code]) for code in features[0])
+                known = (code if code < 0 else self._value_number(value_ids[code]) for code in features[0])
                 features = (tuple(known), features[1])
             self._waiting.append(replace(op, item=item, shown=(), features=features))
 

@@ -7,6 +7,7 @@ numeric features.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ class FeatureEncoder:
     def __init__(self, categorical: Mapping[str, int], numeric: Sequence[str], values: Numbering) -> None:
         self._categorical = dict(categorical)
         self._numeric = list(numeric)
-        self._values = values
+        self._number_of = cache(values.number)  # values are few, and come one by one
 
     @property
     def num_values(self) -> int:
@@ -53,7 +54,7 @@ class FeatureEncoder:
         for name, count in self._categorical.items():
             value = features.get(name)
             texts = value if isinstance(value, list) else [] if value is None else [str(value)]
-            kept = [self._values.number(f"{name}{_SEPARATOR}{text}") for text in texts[:count] if text]
+            kept = [self._number_of(f"{name}{_SEPARATOR}{text}") for text in texts[:count] if text]
             codes += kept + [MISSING] * (count - len(kept))
         numbers = [_squash(features.get(name)) for name in self._numeric]
         return np.array(codes, np.int32), np.array(numbers, np.float32)

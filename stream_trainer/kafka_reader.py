@@ -41,7 +41,6 @@ class KafkaReader:
             auto_offset_reset="none",
             check_crcs=True,
             isolation_level="read_committed",  # what a producer took back did not happen
-            max_poll_records=5000,
         )
         self._side: Any = connect(
             KafkaConsumer,

@@ -126,7 +126,8 @@ class Session:
         deleted: they happened before that, and must not move the row of the user who starts again.
         """
         if fact.is_item:
-            if int(self.state.item_numbers.find([fact.id])[0]) in self._pending_items:
+            pending = self._pending_items
+            if pending and int(self.state.item_numbers.find([fact.id])[0]) in pending:
                 self.flush()
         elif fact.features is None and any(
             op.is_positive and op.user_id == fact.id for op in self.state.pending

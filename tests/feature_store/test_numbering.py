@@ -24,18 +24,19 @@ def test_numbers_follow_first_appearance_and_looking_gives_none() -> None:
     assert numbering.take_changes() == []
 
 
-@given(st.lists(st.one_of(st.none(), st.text(max_size=3))))
-def test_commits_and_restarts_change_no_number(stream: list[str | None]) -> None:
+@given(st.lists(st.one_of(st.none(), st.lists(st.text(max_size=2), max_size=6))))
+def test_commits_and_restarts_change_no_number(stream: list[list[str] | None]) -> None:
     """None stands for a commit and a restart; the reference is one dictionary."""
     expected: dict[str, int] = {}
     stored: dict[bytes, bytes] = {}
     numbering = Numbering()
-    for name in stream:
-        if name is None:
+    for names in stream:
+        if names is None:
             stored.update(numbering.take_changes())
             numbering = Numbering(reversed(stored.items()))
         else:
-            assert numbering.number(name) == expected.setdefault(name, len(expected))
+            numbers = [expected.setdefault(name, len(expected)) for name in names]
+            assert numbering.numbers(names).tolist() == numbers
     assert numbering.ids == list(expected)
 
 
