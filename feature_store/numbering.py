@@ -50,7 +50,7 @@ class Numbering:
         return numbers
 
     def number(self, name: str) -> int:
-        """Return the number of one: takes as long as a hundred at once."""
+        """Return the number of one. Who has many asks for all at once, who asks often remembers them."""
         return int(self.numbers([name])[0])
 
     def find(self, names: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -4,13 +4,14 @@ Pure. Owns the shapes and their form; what becomes of them is `join.py`'s.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from feature_store.errors import StoreCorruptError
 
+_Form = TypeVar("_Form")
 COUNTER_KEY = b"sequence.last"
 """The key of the last sequence given; what waits stands under its own."""
 
@@ -47,25 +48,18 @@ class EarlyClick(Struct, frozen=True, array_like=True, tag="click", gc=False):
 Entry: TypeAlias = Slate | EarlyClick
 
 
-class Changes(Struct, frozen=True, array_like=True, gc=False):
+class Changes(Struct, Generic[_Form], frozen=True, array_like=True, gc=False):
     """What changed in a stretch of the log: entries by sequence, and which of those told before are gone."""
 
     last_sequence: int
-    entries: dict[int, Entry]
-    gone: list[int]
-
-
-class EncodedChanges(Struct, frozen=True, array_like=True, gc=False):
-    """The same with each entry in its bytes, as the store has it."""
-
-    last_sequence: int
-    entries: dict[int, msgspec.Raw]
+    entries: dict[int, _Form]
+    """Read back they stay in their bytes, as the store has them."""
     gone: list[int]
 
 
 _decode: Callable[[bytes], Entry] = msgspec.msgpack.Decoder(Entry).decode
-encode_changes: Callable[[Changes], bytes] = msgspec.msgpack.Encoder().encode
-decode_changes: Callable[[bytes], EncodedChanges] = msgspec.msgpack.Decoder(EncodedChanges).decode
+encode_changes: Callable[[Changes[Entry]], bytes] = msgspec.msgpack.Encoder().encode
+decode_changes: Callable[[bytes], Changes[Raw]] = msgspec.msgpack.Decoder(Changes[Raw]).decode
 
 
 def decode_entry(value: bytes) -> Entry:

@@ -60,3 +60,12 @@ def test_many_ids_grow_it_and_what_is_forgotten_leaves_no_text() -> None:
         index.drop(np.arange(0, 50_000, 5))
     assert len(index._text) < 4 * sum(map(len, ids))
     assert index.find(["user-1", "user-"]).tolist() == [1, -1]
+
+
+def test_what_has_no_id_cannot_be_dropped() -> None:
+    index = IdIndex()
+    index.put(["a", "b"], np.array([3, 5]))
+    with pytest.raises(AssertionError, match="without an ID"):
+        index.drop(np.array([4]))
+    with pytest.raises(KeyError, match="not there"):
+        index.drop(np.array([3, 3]))
