@@ -7,8 +7,6 @@ Owns `Record`, `TopicPartition` and the protocols. Two implementations keep them
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from msgspec import Struct
-
 Headers = tuple[tuple[str, bytes], ...]
 
 
@@ -19,18 +17,38 @@ class TopicPartition(NamedTuple):
     partition: int
 
 
-class Record(Struct, frozen=True, gc=False):
-    """One message as the log holds it. `offset` is its own place; `timestamp_ms` is the log's, not the
-    event's.
+class Record(Protocol):
+    """One message as the log holds it, in the shape of kafka-python's own records: there are a hundred
+    thousand a second, so nothing copies them.
     """
 
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
+    @property
+    def topic(self) -> str:
+        """Its topic."""
+
+    @property
+    def partition(self) -> int:
+        """The number of its partition."""
+
+    @property
+    def offset(self) -> int:
+        """Its place in the partition."""
+
+    @property
+    def timestamp(self) -> int:
+        """The log's time of it in ms since 1970, not the event's; -1 if it has none."""
+
+    @property
+    def key(self) -> bytes | None:
+        """The key as written."""
+
+    @property
+    def value(self) -> bytes | None:
+        """The value as written."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """Names and contents."""
 
 
 class EventReader(Protocol):
@@ -43,8 +61,8 @@ class EventReader(Protocol):
             OffsetLostError: the log no longer (or not yet) holds an offset; says how many records are lost.
         """
 
-    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """Return what is there, in offset order within a partition; empty after `timeout_s`, never blocks
+    def poll(self, max_records: int, timeout_s: float) -> dict[TopicPartition, list[Record]]:
+        """Return what is there, each partition's in offset order; empty after `timeout_s`, never blocks
         longer.
 
         Values and keys are bytes as written. An empty value (None or b"") means delete.

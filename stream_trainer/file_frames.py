@@ -14,6 +14,8 @@ look like a record whose end is still to be written, and its reader would wait f
 import struct
 import zlib
 
+from msgspec import Struct
+
 from stream_trainer.event_log import Headers, Record, TopicPartition
 
 MAX_RECORD_BYTES = 1 << 20  # Kafka's default; a chunk of a segment must hold at least one record
@@ -24,6 +26,18 @@ _CRC = struct.Struct("<I")
 _BODY = struct.Struct("<qiiH")
 _HEADER = struct.Struct("<HI")
 _HEAD_BYTES = _CHECKED.size + _CRC.size
+
+
+class FileRecord(Struct, frozen=True, gc=False):
+    """Keeps `Record` for the file log."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
 
 
 class FrameError(ValueError):
@@ -42,7 +56,7 @@ def encode_record(
 
     >>> frame = encode_record(7, b"user-1", None, 1_700_000_000_000, (("origin", b"clicks"),))
     >>> decode_records(TopicPartition("clicks", 0), frame, 0, 7, 10)
-    ([Record(topic='clicks', partition=0, offset=7, timestamp_ms=1700000000000, key=b'user-1', value=None, \
+    ([FileRecord(topic='clicks', partition=0, offset=7, timestamp=1700000000000, key=b'user-1', value=None, \
 headers=(('origin', b'clicks'),))], 62)
     """
     key_bytes = -1 if key is None else len(key)
@@ -93,7 +107,7 @@ def decode_records(
             value = chunk[at : at + value_bytes]
             at += value_bytes
         headers = _decode_headers(chunk, at, num_headers) if num_headers else ()
-        records.append(Record(topic, number, offset, timestamp_ms, key, value, headers))
+        records.append(FileRecord(topic, number, offset, timestamp_ms, key, value, headers))
         position = end
         offset += 1
     return records, position

@@ -49,8 +49,8 @@ class FileReader:
                 self._root, partition, offset
             )
 
-    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """Return what is there, in offset order within a partition; empty after `timeout_s`.
+    def poll(self, max_records: int, timeout_s: float) -> dict[TopicPartition, list[Record]]:
+        """Return what is there, each partition's in offset order; empty after `timeout_s`.
 
         Partitions take turns at being first, so that a long one does not starve the others.
 
@@ -61,16 +61,19 @@ class FileReader:
         """
         deadline_s = time.monotonic() + timeout_s
         while True:
-            active = [reader for name, reader in self._partitions.items() if name not in self._paused]
-            records: list[Record] = []
+            active = [pair for pair in self._partitions.items() if pair[0] not in self._paused]
+            polled: dict[TopicPartition, list[Record]] = {}
+            missing = max_records
             for number in range(len(active)):
-                if len(records) < max_records:
-                    reader = active[(self._turn + number) % len(active)]
-                    records += reader.read(max_records - len(records))
+                if missing:
+                    name, reader = active[(self._turn + number) % len(active)]
+                    if records := reader.read(missing):
+                        polled[name] = records
+                        missing -= len(records)
             self._turn += 1
             remaining_s = deadline_s - time.monotonic()
-            if records or remaining_s <= 0:
-                return records
+            if polled or remaining_s <= 0:
+                return polled
             time.sleep(min(IDLE_S, remaining_s))
 
     def end_offsets(self) -> dict[TopicPartition, int]:

@@ -7,7 +7,6 @@ and become durable only with the commit.
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from operator import attrgetter
 from typing import TypeAlias
 
@@ -25,8 +24,7 @@ _POLL_RECORDS = 1_000  # of one partition, often: while it is read nothing of th
 _MAX_BURIED_BYTES = 900_000  # a record of the log holds 1 MiB, and the headers need room
 _MAX_BURIED_KEY_BYTES = 1_000
 _MAX_CARRIED_HEADERS = 100
-_PARTITION_OF = attrgetter("topic", "partition")
-_READ_OF = attrgetter("key", "value", "timestamp_ms")
+_READ_OF = attrgetter("key", "value", "timestamp")
 _OFFSET_OF = attrgetter("offset")
 
 _Decoded: TypeAlias = tuple[int, Event | None]
@@ -143,10 +141,10 @@ class Ingest:
 
     def _poll(self, timeout_s: float) -> None:
         self._pause_full()
-        records = self._reader.poll(_POLL_RECORDS, timeout_s)
-        for name, some in groupby(records, _PARTITION_OF):
-            self._push(TopicPartition(*name), list(some))
-        if not records:
+        polled = self._reader.poll(_POLL_RECORDS, timeout_s)
+        for partition, records in polled.items():
+            self._push(partition, records)
+        if not polled:
             self._position.update(self._reader.positions())
         self._settle()
 
@@ -207,7 +205,7 @@ class Ingest:
         if self._dead is None:
             self._dead = self._log.writer()
         key, value, headers = _dead_letter(record, error)
-        self._dead.send(self._config.topics.dead_letters, key, value, record.timestamp_ms, headers)
+        self._dead.send(self._config.topics.dead_letters, key, value, record.timestamp, headers)
         self._buried[error.reason.value] += 1
         log.warning("dead letter: %s[%d]@%d: %s", record.topic, record.partition, record.offset, error)
 
@@ -223,8 +221,9 @@ def _dead_letter(record: Record, error: DecodeError) -> tuple[bytes | None, byte
     )
     key, value = record.key, record.value
     num_bytes = len(key or b"") + len(value or b"")
-    num_header_bytes = sum(len(name.encode()) + len(content) for name, content in record.headers)
-    if num_bytes + num_header_bytes <= _MAX_BURIED_BYTES and len(record.headers) <= _MAX_CARRIED_HEADERS:
-        return key, value, (*headers, *record.headers)
+    carried = [(name, content or b"") for name, content in record.headers]
+    num_header_bytes = sum(len(name.encode()) + len(content) for name, content in carried)
+    if num_bytes + num_header_bytes <= _MAX_BURIED_BYTES and len(carried) <= _MAX_CARRIED_HEADERS:
+        return key, value, (*headers, *carried)
     headers += (("truncated_from_bytes", str(num_bytes).encode()),)
     return key and key[:_MAX_BURIED_KEY_BYTES], value and value[:_MAX_BURIED_BYTES], headers

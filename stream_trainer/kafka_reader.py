@@ -75,8 +75,8 @@ class KafkaReader:
         self._paused.clear()
         self._ends = {TopicPartition(*name): ends[name] for name in names}
 
-    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """Return what is there, in offset order within a partition; empty after `timeout_s`.
+    def poll(self, max_records: int, timeout_s: float) -> dict[TopicPartition, list[Record]]:
+        """Return what is there, each partition's in offset order; empty after `timeout_s`.
 
         Raises:
             OffsetLostError: retention deleted what is next, or the cluster lost it.
@@ -86,7 +86,7 @@ class KafkaReader:
             raise self._broken
         if len(self._paused) == len(self._ends):
             time.sleep(timeout_s)
-            return []
+            return {}
         try:
             batches = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=max_records)
         except OffsetOutOfRangeError as error:
@@ -107,19 +107,7 @@ class KafkaReader:
         except KafkaError as error:
             self._broken = LogError(f"Kafka: polling: {error}")
             raise self._broken from error
-        return [
-            Record(
-                name.topic,
-                name.partition,
-                message.offset,
-                message.timestamp,
-                message.key,
-                message.value,
-                tuple((key, content or b"") for key, content in message.headers) if message.headers else (),
-            )
-            for name, messages in batches.items()
-            for message in messages
-        ]
+        return {TopicPartition(*name): records for name, records in batches.items()}
 
     def end_offsets(self) -> dict[TopicPartition, int]:
         """The offset after the last record of each assigned partition, now.

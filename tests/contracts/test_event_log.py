@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient
+from log_reads import Plain, plain, poll
 
 from feature_store.configuration import LogSettings
 from feature_store.errors import LogError, MissingTopicError, OffsetLostError
@@ -74,7 +75,7 @@ def read_all(reader: EventReader, count: int, max_records: int = 100) -> list[Re
     records: list[Record] = []
     deadline_s = time.monotonic() + 20
     while len(records) < count and time.monotonic() < deadline_s:
-        records += reader.poll(max_records, 0.5)
+        records += poll(reader, max_records, 0.5)
     return records
 
 
@@ -116,9 +117,10 @@ def test_everything_of_a_record_comes_back(log: EventLog, topic: str, reader: Ev
     writer.close()
     reader.assign(from_start(log, topic))
     first, deleted, empty = read_all(reader, 3)
-    assert first == Record(topic, first.partition, 0, 1_400_000_000_123, b"k", b"\x00value\xff", headers)
-    assert deleted == Record(topic, first.partition, 1, 0, b"k", None, ())
-    assert empty == Record(topic, first.partition, 2, 1, b"k", b"", ())
+    where = (topic, first.partition)
+    assert plain(first) == Plain(*where, 0, 1_400_000_000_123, b"k", b"\x00value\xff", headers)
+    assert plain(deleted) == Plain(*where, 1, 0, b"k", None)
+    assert plain(empty) == Plain(*where, 2, 1, b"k", b"")
 
 
 def test_a_record_needs_no_key(log: EventLog, topic: str, reader: EventReader) -> None:
@@ -135,7 +137,7 @@ def test_reading_resumes_at_an_offset(log: EventLog, topic: str, reader: EventRe
     reader.assign({partition: 37})
     assert [record.value for record in read_all(reader, 13)] == [b"%d" % number for number in range(37, 50)]
     reader.assign({partition: 50})
-    assert reader.poll(10, 0.2) == []
+    assert poll(reader, 10, 0.2) == []
     write(log, topic, [(b"same", b"later")])
     assert [(record.offset, record.value) for record in read_all(reader, 1)] == [(50, b"later")]
 
@@ -163,7 +165,7 @@ def test_an_empty_poll_keeps_to_its_timeout(log: EventLog, topic: str, reader: E
     reader.assign(from_start(log, topic))
     for timeout_s in (0.0, 0.3):
         started_s = time.monotonic()
-        assert reader.poll(10, timeout_s) == []
+        assert poll(reader, 10, timeout_s) == []
         assert timeout_s * 0.9 <= time.monotonic() - started_s < timeout_s + 0.5
 
 
@@ -172,9 +174,9 @@ def test_a_poll_returns_no_more_than_asked(log: EventLog, topic: str, reader: Ev
     reader.assign(from_start(log, topic))
     sizes = []
     while sum(sizes) < 100:
-        sizes.append(len(reader.poll(7, 1.0)))
+        sizes.append(len(poll(reader, 7, 1.0)))
         assert 1 <= sizes[-1] <= 7
-    assert reader.poll(7, 0.1) == []
+    assert poll(reader, 7, 0.1) == []
 
 
 def test_flushed_records_are_there_for_others_while_the_writer_lives(
@@ -195,11 +197,11 @@ def test_paused_partitions_are_not_returned(log: EventLog, topic: str, reader: E
     paused = TopicPartition(topic, 1)
     num_paused = reader.end_offsets()[paused]
     assert num_paused > 0
-    first = reader.poll(20, 5.0)
+    first = poll(reader, 20, 5.0)
     reader.pause([paused])
     rest = read_all(reader, 200 - num_paused - sum(record.partition != 1 for record in first))
     assert all(record.partition != 1 for record in rest)
-    assert reader.poll(10, 0.3) == []
+    assert poll(reader, 10, 0.3) == []
     reader.resume([paused])
     last = read_all(reader, num_paused - sum(record.partition == 1 for record in first))
     assert len(first) + len(rest) + len(last) == 200
@@ -214,11 +216,11 @@ def test_all_that_was_paused_is_returned_after_a_resume(
     write(log, topic, numbered(3_000, num_keys=60))
     offsets = from_start(log, topic)
     reader.assign(offsets)
-    records = reader.poll(50, 5.0)
+    records = poll(reader, 50, 5.0)
     for partition in offsets:
         reader.pause([partition])
-        records += reader.poll(50, 0.2)
-    assert reader.poll(50, 0.2) == []
+        records += poll(reader, 50, 0.2)
+    assert poll(reader, 50, 0.2) == []
     assert sum(reader.positions().values()) == len(records)
     reader.resume(list(offsets))
     records += read_all(reader, 3_000 - len(records))

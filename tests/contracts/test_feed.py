@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from learning import shop_events
+from log_reads import poll
 
 from feature_store.codec import encode
 from feature_store.configuration import Configuration
@@ -121,7 +122,7 @@ def test_a_log_becomes_joined_clicks_and_changes_in_order(opened: Opener, log: F
     assert [chunk.dead_letters for chunk in chunks if chunk.dead_letters] == [{"malformed": 1}]
     reader = log.reader()
     reader.assign({TopicPartition("dead-letters", 0): 0})
-    assert [record.value for record in reader.poll(10, 0)] == [b"not an event"]
+    assert [record.value for record in poll(reader, 10, 0)] == [b"not an event"]
     reader.close()
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import msgpack
 import pytest
+from log_reads import Plain, plain, poll
 from prometheus_client import CollectorRegistry
 from trainer_runs import SMALL, Bytes, assert_same_bytes, store_bytes
 
@@ -31,7 +32,7 @@ from feature_store.schema import MAX_MESSAGE_BYTES, Click, Impression, ItemFeatu
 from feature_store.settings import load_configuration
 from feature_store.store import FeatureStore
 from simulators.replay import create_topics
-from stream_trainer.event_log import Record, TopicPartition
+from stream_trainer.event_log import TopicPartition
 from stream_trainer.feed import LocalFeed
 from stream_trainer.file_log import FileEventLog
 from stream_trainer.file_writer import FileWriter
@@ -140,13 +141,13 @@ def run(config: Configuration, registry: CollectorRegistry | None = None) -> Sum
         store.close()
 
 
-def records(log: Path, *topics: str) -> list[Record]:
+def records(log: Path, *topics: str) -> list[Plain]:
     event_log = FileEventLog(log)
     reader = event_log.reader()
     reader.assign(event_log.beginning_offsets(event_log.partitions(topics)))
-    found: list[Record] = []
-    while more := reader.poll(1000, 0):
-        found += more
+    found: list[Plain] = []
+    while more := poll(reader, 1000, 0):
+        found += map(plain, more)
     reader.close()
     return found
 

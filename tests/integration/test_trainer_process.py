@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from log_reads import plain, poll
 from process_shop import NUM_ITEMS, START_MS, Shop
 from trainer_runs import ROOT, assert_same_bytes, store_bytes
 
@@ -95,7 +96,7 @@ def _dead_letters(shop: Shop) -> list[tuple[bytes | None, str]]:
     log = FileEventLog(shop.config.log.path)
     reader = log.reader()
     reader.assign({TopicPartition(shop.config.topics.dead_letters, 0): 0})
-    records = reader.poll(100, 0.1)
+    records = [plain(record) for record in poll(reader, 100, 0.1)]
     reader.close()
     for record in records:
         assert dict(record.headers)["origin_topic"] == shop.config.topics.clicks.encode()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from log_reads import poll
 
 from feature_store.codec import decode
 from feature_store.configuration import TopicSettings
@@ -139,12 +140,12 @@ def test_the_log_gives_back_what_was_replayed(tmp_path: Path):
     reader = log.reader()
     reader.assign(log.beginning_offsets(log.partitions(list(topics.kinds()))))
     records = []
-    while polled := reader.poll(1000, 0.0):
+    while polled := poll(reader, 1000, 0.0):
         records += polled
     reader.close()
     log.close()
     kinds = topics.kinds()
-    events = [decode(kinds[r.topic], r.key, r.value, r.timestamp_ms) for r in records]
+    events = [decode(kinds[r.topic], r.key, r.value, r.timestamp) for r in records]
     in_order = sorted(events, key=msgspec.json.encode)
     assert in_order == sorted((e for _, e in timeline(dataset, 0)), key=msgspec.json.encode)
     place = {r.key: r.partition for r in records if r.topic == topics.impressions}

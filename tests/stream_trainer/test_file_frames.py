@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_trainer.event_log import Record, TopicPartition
-from stream_trainer.file_frames import FrameError, decode_records, encode_record, skip_records
+from stream_trainer.event_log import TopicPartition
+from stream_trainer.file_frames import FileRecord, FrameError, decode_records, encode_record, skip_records
 
 CLICKS = TopicPartition("clicks", 0)
 
@@ -21,10 +21,10 @@ headers = st.lists(st.tuples(texts, st.binary(max_size=20)), max_size=3).map(tup
 )
 def test_frames_return_what_was_put_in(parts: list[tuple], first: int) -> None:
     records = [
-        Record("clicks", 0, first + n, ts, key, value, heads)
+        FileRecord("clicks", 0, first + n, ts, key, value, heads)
         for n, (key, value, ts, heads) in enumerate(parts)
     ]
-    chunk = b"".join(encode_record(r.offset, r.key, r.value, r.timestamp_ms, r.headers) for r in records)
+    chunk = b"".join(encode_record(r.offset, r.key, r.value, r.timestamp, r.headers) for r in records)
     assert decode_records(CLICKS, chunk, 0, first, 100) == (records, len(chunk))
     assert skip_records(chunk, 0, first, 100, check_bodies=True) == (len(records), len(chunk))
 

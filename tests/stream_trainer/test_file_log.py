@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from log_reads import poll
 
 from feature_store.errors import LogError, OffsetLostError, TopicRecreatedError
 from stream_trainer.event_log import Record, TopicPartition
@@ -39,7 +40,7 @@ def append(log: FileEventLog, *values: bytes) -> None:
 def drain(reader: FileReader) -> list[int]:
     """Offsets of all that is there."""
     offsets: list[int] = []
-    while records := reader.poll(1000, 0):
+    while records := poll(reader, 1000, 0):
         offsets += [record.offset for record in records]
     return offsets
 
@@ -48,7 +49,7 @@ def contents(log: FileEventLog, offset: int = 0) -> list[bytes | None]:
     reader = log.reader()
     reader.assign({CLICKS: offset})
     values: list[bytes | None] = []
-    while records := reader.poll(1000, 0):
+    while records := poll(reader, 1000, 0):
         values += [record.value for record in records]
     reader.close()
     return values
@@ -85,12 +86,12 @@ def test_damage_in_the_middle_is_named_and_not_repaired(log: FileEventLog, tmp_p
     segment(tmp_path).write_bytes(content)
     reader = log.reader()
     reader.assign({CLICKS: 0})
-    assert [record.value for record in reader.poll(10, 0)] == [b"first"]
+    assert [record.value for record in poll(reader, 10, 0)] == [b"first"]
     for _ in range(2):
         with pytest.raises(
             LogError, match=rf"{segment(tmp_path)}: byte {at}: record 1: the checksum is wrong"
         ):
-            reader.poll(10, 0)
+            poll(reader, 10, 0)
     reader.close()
     with pytest.raises(LogError, match="record 1"):
         append(log, b"fourth")
@@ -105,7 +106,7 @@ def test_a_damaged_length_is_damage_and_not_a_record_still_to_come(log: FileEven
     reader = log.reader()
     reader.assign({CLICKS: 0})
     with pytest.raises(LogError, match="record 0: the header's checksum is wrong"):
-        reader.poll(10, 0)
+        poll(reader, 10, 0)
     with pytest.raises(LogError, match="record 0"):
         reader.end_offsets()
     reader.close()
@@ -140,10 +141,10 @@ def test_a_killed_writer_loses_nothing_that_it_flushed(log: FileEventLog, tmp_pa
             acknowledged = int(process.stdout.readline())
             stop_s = time.monotonic() + 0.1 * (run + 1)
             while time.monotonic() < stop_s:
-                seen += reader.poll(5000, 0.01)
+                seen += poll(reader, 5000, 0.01)
             process.send_signal(signal.SIGKILL)
             acknowledged = int([str(acknowledged), *process.stdout.read().splitlines()][-1])
-        while records := reader.poll(5000, 0):
+        while records := poll(reader, 5000, 0):
             seen += records
         assert len(seen) >= expected + acknowledged
         for number, record in enumerate(seen[expected:]):
@@ -151,7 +152,7 @@ def test_a_killed_writer_loses_nothing_that_it_flushed(log: FileEventLog, tmp_pa
             assert record.value == b"%d " % number * 100
         expected = len(seen)
     append(log, b"after")
-    assert [record.value for record in reader.poll(10, 0)] == [b"after"]
+    assert [record.value for record in poll(reader, 10, 0)] == [b"after"]
     reader.close()
 
 
@@ -197,9 +198,9 @@ def test_retention_drops_whole_segments_and_what_it_took_is_missed(log: FileEven
     log.delete_before(CLICKS, 3)
     assert log.beginning_offsets([CLICKS]) == {CLICKS: 3}
     assert drain(late) == [3, 4, 5]
-    assert [record.offset for record in early.poll(1, 0)] == [0]  # its file is still open
+    assert [record.offset for record in poll(early, 1, 0)] == [0]  # its file is still open
     with pytest.raises(OffsetLostError, match=r"next is 1, .* before 3: 2 records"):
-        early.poll(100, 0)
+        poll(early, 100, 0)
     with pytest.raises(OffsetLostError, match=r"next is 2, .* before 3: 1 records"):
         early.assign({CLICKS: 2})
     log.delete_before(CLICKS, 1000)
@@ -224,9 +225,9 @@ def test_a_missing_piece_between_segments_is_named(log: FileEventLog, tmp_path: 
     segment(tmp_path, 1).write_bytes(segment(tmp_path, 1).read_bytes()[:-1])
     reader = log.reader()
     reader.assign({CLICKS: 0})
-    assert len(reader.poll(10, 0)) == 1
+    assert len(poll(reader, 10, 0)) == 1
     with pytest.raises(LogError, match=r"0001\.log ends at byte 0 before record 1.*begins at 2"):
-        reader.poll(10, 0)
+        poll(reader, 10, 0)
     reader.close()
 
 
@@ -234,12 +235,12 @@ def test_a_topic_recreated_under_a_reader_is_noticed(log: FileEventLog, tmp_path
     append(log, b"old", b"old")
     reader = log.reader()
     reader.assign({CLICKS: 0})
-    reader.poll(10, 0)
+    poll(reader, 10, 0)
     shutil.rmtree(tmp_path / "clicks")
     log.create_topics({"clicks": 1})
     append(log, b"new")
     with pytest.raises(TopicRecreatedError, match="clicks"):
-        reader.poll(10, 0)
+        poll(reader, 10, 0)
     reader.close()
 
 
@@ -277,7 +278,7 @@ def test_a_long_partition_does_not_starve_the_others(tmp_path: Path) -> None:
     writer.close()
     reader = log.reader()
     reader.assign(dict.fromkeys(log.partitions(["clicks", "impressions"]), 0))
-    assert "impressions" in {record.topic for _ in range(2) for record in reader.poll(10, 0)}
+    assert "impressions" in {record.topic for _ in range(2) for record in poll(reader, 10, 0)}
     reader.close()
 
 
