@@ -5,6 +5,7 @@ cannot be kept, each process compiles anew. One thread, and the same order of su
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar, cast
 
 import numba
@@ -14,9 +15,12 @@ _Loop = TypeVar("_Loop", bound=Callable[..., object])
 _FREE = {"contract", "nsz", "reassoc"}
 
 
-def compiled(loop: _Loop) -> _Loop:
-    """Return a function of arrays and numbers, compiled when it is first called with their types."""
+def compiled(loop: _Loop, *, parallel: bool = False) -> _Loop:
+    """Return a function of arrays and numbers, compiled when it is first called with their types. `prange` is
+    `range` unless it is to be `parallel`.
+    """
+    njit = partial(numba.njit, error_model="numpy", fastmath=_FREE, parallel=parallel)
     try:
-        return cast(_Loop, numba.njit(cache=True, error_model="numpy", fastmath=_FREE)(loop))
+        return cast(_Loop, njit(cache=True)(loop))
     except RuntimeError:  # no folder to keep it in
-        return cast(_Loop, numba.njit(error_model="numpy", fastmath=_FREE)(loop))
+        return cast(_Loop, njit()(loop))

@@ -107,8 +107,9 @@ def unfolded(positives: Sequence[UserOp], widths: ExampleWidths) -> Examples:
     records["history"] = records["shown"] = NO_ITEM
     if not positives:
         return Examples([], records)
-    for name in ("item", "partition", "offset"):
-        records[name] = [getattr(op, name) for op in positives]
+    records["item"] = [op.item for op in positives]
+    records["partition"] = [op.partition for op in positives]
+    records["offset"] = [op.offset for op in positives]
     if widths.shown:
         for row, op in enumerate(positives):
             kept = op.shown[: widths.shown]

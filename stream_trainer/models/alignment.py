@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from feature_store.compiled import compiled
+from stream_trainer.models.parallel import compiled_parallel, prange
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -47,8 +47,9 @@ class _Alignment(torch.autograd.Function):
         order_n = np.argsort(short_T, kind="stable")[np.count_nonzero(place_T < 0) :]
         centred_nD = embedding.take(order_n, 0)
         products_CDD = np.zeros((num, width, width), embedding.dtype)
-        _centre(centred_nD, counts_C)
-        _add_products(centred_nD, counts_C, products_CDD)
+        ends_C = np.cumsum(counts_C)
+        _centre(centred_nD, counts_C, ends_C)
+        _add_products(centred_nD, counts_C, ends_C, products_CDD)
         per_degree_C11 = (1 / np.maximum(counts_C - 1, 1)).astype(embedding.dtype)[:, None, None]
         covariance_CDD = products_CDD * per_degree_C11
         major = int(np.argmax(counts_C))
@@ -56,7 +57,7 @@ class _Alignment(torch.autograd.Function):
         ctx.weights_CDD = apart_CDD.copy()
         ctx.weights_CDD[major] = -apart_CDD.sum(0)
         ctx.weights_CDD *= 4 * per_degree_C11
-        ctx.centred_nD, ctx.counts_C, ctx.order_n, ctx.shape = centred_nD, counts_C, order_n, embedding.shape
+        ctx.centred_nD, ctx.place_T, ctx.order_n, ctx.shape = centred_nD, place_T, order_n, embedding.shape
         return torch.tensor(np.square(apart_CDD).sum())
 
     @staticmethod
@@ -67,35 +68,32 @@ class _Alignment(torch.autograd.Function):
         """
         moved_TD = np.zeros(ctx.shape, ctx.centred_nD.dtype)
         factor = gradient.numpy().item()
-        _weigh(ctx.centred_nD, ctx.counts_C, ctx.order_n, ctx.weights_CDD, factor, moved_TD)
+        _weigh(ctx.centred_nD, ctx.place_T, ctx.order_n, ctx.weights_CDD, factor, moved_TD)
         return torch.from_numpy(moved_TD), None, None
 
 
-@compiled
-def _centre(rows_nD: F32, counts_C: I64) -> None:
+@compiled_parallel
+def _centre(rows_nD: F32, counts_C: I64, ends_C: I64) -> None:
     """Take each category's mean off its rows."""
-    mean_D, start = np.empty(rows_nD.shape[1], rows_nD.dtype), 0
-    for c in range(len(counts_C)):
-        stop = start + counts_C[c]
-        mean_D[:] = 0
-        for n in range(start, stop):
+    for c in prange(len(counts_C)):
+        mean_D = np.zeros(rows_nD.shape[1], rows_nD.dtype)
+        for n in range(ends_C[c] - counts_C[c], ends_C[c]):
             for d in range(len(mean_D)):
                 mean_D[d] += rows_nD[n, d]
         for d in range(len(mean_D)):
             mean_D[d] /= counts_C[c]
-        for n in range(start, stop):
+        for n in range(ends_C[c] - counts_C[c], ends_C[c]):
             for d in range(len(mean_D)):
                 rows_nD[n, d] -= mean_D[d]
-        start = stop
 
 
-@compiled
-def _add_products(rows_nD: F32, counts_C: I64, products_CDD: F32) -> None:
+@compiled_parallel
+def _add_products(rows_nD: F32, counts_C: I64, ends_C: I64, products_CDD: F32) -> None:
     """Add up each category's outer products; four rows at once, or memory takes longer than the products."""
-    width, start = rows_nD.shape[1], 0
-    for c in range(len(counts_C)):
-        products_DD, stop = products_CDD[c], start + counts_C[c]
-        n = start
+    width = rows_nD.shape[1]
+    for c in prange(len(counts_C)):
+        products_DD, stop = products_CDD[c], ends_C[c]
+        n = stop - counts_C[c]
         while n + 4 <= stop:
             p, q, r, s = rows_nD[n], rows_nD[n + 1], rows_nD[n + 2], rows_nD[n + 3]
             for d in range(width):
@@ -107,28 +105,22 @@ def _add_products(rows_nD: F32, counts_C: I64, products_CDD: F32) -> None:
                 for e in range(width):
                     products_DD[d, e] += rows_nD[n, d] * rows_nD[n, e]
             n += 1
-        start = stop
 
 
-@compiled
-def _weigh(rows_nD: F32, counts_C: I64, order_n: I64, weights_CDD: F32, factor: float, moved_TD: F32) -> None:
+@compiled_parallel
+def _weigh(rows_nD: F32, place_T: I64, order_n: I64, weights_CDD: F32, factor: float, moved_TD: F32) -> None:
     """Multiply each row by its category's matrix, into its old place."""
-    width, start = rows_nD.shape[1], 0
+    width = rows_nD.shape[1]
     by = rows_nD.dtype.type(factor)
-    for c in range(len(counts_C)):
-        w_DD, stop = weights_CDD[c], start + counts_C[c]
-        for n in range(start, stop):
-            x_D, moved_D = rows_nD[n], moved_TD[order_n[n]]
-            d = 0
-            while d + 4 <= width:
-                p, q, r, s = by * x_D[d], by * x_D[d + 1], by * x_D[d + 2], by * x_D[d + 3]
-                for e in range(width):
-                    moved_D[e] += (
-                        p * w_DD[d, e] + q * w_DD[d + 1, e] + r * w_DD[d + 2, e] + s * w_DD[d + 3, e]
-                    )
-                d += 4
-            while d < width:
-                for e in range(width):
-                    moved_D[e] += by * x_D[d] * w_DD[d, e]
-                d += 1
-        start = stop
+    for n in prange(len(order_n)):
+        w_DD, x_D, moved_D = weights_CDD[place_T[order_n[n]]], rows_nD[n], moved_TD[order_n[n]]
+        d = 0
+        while d + 4 <= width:
+            p, q, r, s = by * x_D[d], by * x_D[d + 1], by * x_D[d + 2], by * x_D[d + 3]
+            for e in range(width):
+                moved_D[e] += p * w_DD[d, e] + q * w_DD[d + 1, e] + r * w_DD[d + 2, e] + s * w_DD[d + 3, e]
+            d += 4
+        while d < width:
+            for e in range(width):
+                moved_D[e] += by * x_D[d] * w_DD[d, e]
+            d += 1

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from feature_store.compiled import compiled
 from stream_trainer.models.loops import F32, I64, array, check_places
+from stream_trainer.models.parallel import compiled_parallel, prange
 
 
 def candidate_scores(
@@ -61,9 +62,9 @@ class _Scores(torch.autograd.Function):
         return moved_BD, moved_TD, None, None
 
 
-@compiled
+@compiled_parallel
 def _multiply(users_BD: F32, items_TD: F32, places_BX: I64, scores_BJ: F32) -> None:
-    for b in range(len(places_BX)):
+    for b in prange(len(places_BX)):
         for x in range(places_BX.shape[1]):
             place, product = places_BX[b, x], np.float32(-np.inf)
             if place >= 0 and (x == 0 or place != places_BX[b, 0]):

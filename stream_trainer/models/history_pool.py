@@ -13,6 +13,7 @@ from torch import Tensor
 
 from feature_store.compiled import compiled
 from stream_trainer.models.loops import F32, I64, array, check_places
+from stream_trainer.models.parallel import compiled_parallel, prange
 
 F64 = npt.NDArray[np.float64]
 
@@ -64,11 +65,11 @@ class _PoolHistory(torch.autograd.Function):
         return torch.from_numpy(moved_IK), None, torch.from_numpy(moved_L.astype(np.float32)), None
 
 
-@compiled
+@compiled_parallel
 def _pool_weighted(
     embedding_IK: F32, history_BL: I64, weight_L: F32, power: np.float32, pooled_BK: F32, total_B: F32
 ) -> None:
-    for b in range(len(history_BL)):
+    for b in prange(len(history_BL)):
         pooled_K = pooled_BK[b]
         for place in range(history_BL.shape[1]):
             item, weight = history_BL[b, place], weight_L[place]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from feature_store.compiled import compiled
+from stream_trainer.models.parallel import compiled_parallel, prange
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -106,9 +107,9 @@ def array(x: Tensor) -> F32:
     return memory
 
 
-@compiled
+@compiled_parallel
 def _copy_columns(rows_RW: F32, places_n: I64, parts: tuple[F32, ...]) -> None:
-    for n in range(len(places_n)):
+    for n in prange(len(places_n)):
         row_W, start = rows_RW[places_n[n]], 0
         for part in range(len(parts)):
             width = parts[part].shape[1]
@@ -117,9 +118,9 @@ def _copy_columns(rows_RW: F32, places_n: I64, parts: tuple[F32, ...]) -> None:
             start += width
 
 
-@compiled
+@compiled_parallel
 def _divide(x_nD: F32, unit_nD: F32, length_n: F32) -> None:
-    for row in range(len(x_nD)):
+    for row in prange(len(x_nD)):
         square = np.float32(0)
         for d in range(x_nD.shape[1]):
             square += x_nD[row, d] * x_nD[row, d]
@@ -129,9 +130,9 @@ def _divide(x_nD: F32, unit_nD: F32, length_n: F32) -> None:
             unit_nD[row, d] = x_nD[row, d] / length
 
 
-@compiled
+@compiled_parallel
 def _divide_back(unit_nD: F32, length_n: F32, gradient_nD: F32, moved_nD: F32) -> None:
-    for row in range(len(unit_nD)):
+    for row in prange(len(unit_nD)):
         along = np.float32(0)
         if length_n[row] > _SHORTEST:
             for d in range(unit_nD.shape[1]):
@@ -140,10 +141,10 @@ def _divide_back(unit_nD: F32, length_n: F32, gradient_nD: F32, moved_nD: F32) -
             moved_nD[row, d] = (gradient_nD[row, d] - along * unit_nD[row, d]) / length_n[row]
 
 
-@compiled
+@compiled_parallel
 def _pool(embedding_VK: F32, values_BC: I64, counts_F: I64, pooled: F32) -> None:
     width = embedding_VK.shape[1]
-    for row in range(len(values_BC)):
+    for row in prange(len(values_BC)):
         start = 0
         for feature in range(len(counts_F)):
             num = 0

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from feature_store.compiled import compiled
+from stream_trainer.models.parallel import compiled_parallel, prange
 
 I16 = npt.NDArray[np.int16]
 # oneDNN compiles its products in bfloat16 anew for each number of rows, which takes several times as long as
@@ -145,15 +145,15 @@ def _integers(x: Tensor) -> I16:
     return flat
 
 
-@compiled
+@compiled_parallel
 def _cut_off_bfloat16(flat: I16) -> None:
-    for i in range(len(flat)):
+    for i in prange(len(flat)):
         if flat[i] < _LAST_NAN:
             flat[i] = 0
 
 
-@compiled
+@compiled_parallel
 def _cut_off_back_bfloat16(gradient: I16, kept: I16) -> None:
-    for i in range(len(gradient)):
+    for i in prange(len(gradient)):
         if kept[i] <= 0:
             gradient[i] = 0

@@ -12,8 +12,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from feature_store.compiled import compiled
 from feature_store.rows import RowLayout
+from stream_trainer.models.parallel import compiled_parallel, prange
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -47,13 +47,13 @@ def _corrections() -> tuple[F32, F32]:
     return one - np.float32(_BETA1) ** steps, one - np.float32(_BETA2) ** steps
 
 
-@compiled
+@compiled_parallel
 def _adam(
     rows_RW: F32, slots_n: I64, gradients: tuple[F32, ...], start: int, one: F32, two: F32, rate: np.float32
 ) -> None:
     """Kingma & Ba 2015, algorithm 1."""
     learned = (rows_RW.shape[1] - 1 - start) // 2
-    for n in range(len(slots_n)):
+    for n in prange(len(slots_n)):
         row = rows_RW[slots_n[n]]
         row[-1] += np.float32(1)
         step = min(int(row[-1]), len(one) - 1)
@@ -70,7 +70,7 @@ def _adam(
                 at += 1
 
 
-@compiled
+@compiled_parallel
 def _rowwise_adam(
     rows_RW: F32, slots_n: I64, gradients: tuple[F32, ...], start: int, one: F32, two: F32, rate: np.float32
 ) -> None:
@@ -78,7 +78,7 @@ def _rowwise_adam(
     row-wise Adam"): two thirds of the bytes.
     """
     seconds = rows_RW.shape[1] - 1 - len(gradients)
-    for n in range(len(slots_n)):
+    for n in prange(len(slots_n)):
         row = rows_RW[slots_n[n]]
         row[-1] += np.float32(1)
         step = min(int(row[-1]), len(one) - 1)
@@ -101,10 +101,10 @@ def _rowwise_adam(
             at += width
 
 
-@compiled
+@compiled_parallel
 def _adagrad(rows_RW: F32, slots_n: I64, gradients: tuple[F32, ...], rate: np.float32) -> None:
     """Duchi et al. 2011 with one accumulator a row: the mean square of its gradients."""
-    for n in range(len(slots_n)):
+    for n in prange(len(slots_n)):
         row = rows_RW[slots_n[n]]
         square, learned = np.float32(0), 0
         for field in range(len(gradients)):

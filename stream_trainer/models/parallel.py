@@ -1,0 +1,47 @@
+"""Compiles loops whose turns do not depend on each other, so that torch's threads share them.
+
+Numba's OpenMP layer runs on torch's own threads, because torch, loaded first, has brought the library.
+Threads of numba's own would wait for torch's, which keep a core busy between two products.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from types import FunctionType
+from typing import Any, TypeVar, cast
+
+import numba
+import torch
+from numba import prange
+
+from feature_store.compiled import compiled
+
+__all__ = ["compiled_parallel", "prange"]
+
+_Loop = TypeVar("_Loop", bound=Callable[..., object])
+_config: Any = numba.config
+_config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+
+
+def compiled_parallel(loop: _Loop) -> _Loop:
+    """Return a function of arrays and numbers whose `prange` loop runs on as many threads as torch has; on
+    one thread it is what `compiled` makes.
+    """
+    serial, parallel = compiled(loop), compiled(_named_apart(loop), parallel=True)
+
+    @wraps(loop)
+    def run(*args: Any) -> object:
+        num_threads = torch.get_num_threads()
+        if num_threads == 1:
+            return serial(*args)
+        numba.set_num_threads(min(num_threads, _config.NUMBA_NUM_THREADS))
+        return parallel(*args)
+
+    return cast(_Loop, run)
+
+
+def _named_apart(loop: _Loop) -> _Loop:
+    """Copy a function under another name: numba keeps what it compiled by name, not by how."""
+    assert isinstance(loop, FunctionType)
+    twin = FunctionType(loop.__code__, loop.__globals__, loop.__name__ + "_parallel", loop.__defaults__)
+    twin.__qualname__, twin.__module__ = loop.__qualname__ + "_parallel", loop.__module__
+    return cast(_Loop, twin)
