@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgpack
 from rocksdict import (
@@ -28,6 +28,7 @@ from rocksdict import (
 
 from feature_store.errors import StoreCorruptError, StoreError, StoreLockedError
 from feature_store.row_chunk import RowChunk
+from feature_store.sequenced import COUNTER_KEY, EncodedChanges, GatheredChanges
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,9 @@ _FILTER_BITS = 10  # a key: one look in a hundred is for nothing
 
 RowWrites = Mapping[str, Iterable[RowChunk]]
 _NO_ROWS: RowWrites = {}
-Writes = Mapping[str, Iterable[tuple[bytes, bytes | None]]]
+Pair: TypeAlias = tuple[bytes, bytes | None]
+Writes = Mapping[str, Iterable[Pair] | EncodedChanges]
+"""By family: values of keys, None to delete; or changes of what stands in it by sequence."""
 
 
 class CommitInfo(NamedTuple):
@@ -148,13 +151,26 @@ class FeatureStore(_Families):
     def commit(
         self, writes: Writes, watermark_ms: int, latest_click_ms: int, rows: RowWrites = _NO_ROWS
     ) -> CommitInfo:
-        """Make all writes and rows durable together, or none: one synced WriteBatch. None deletes a key."""
+        """Make all writes and rows durable together, or none: one synced WriteBatch."""
         of_rows = ((name, chunk.pairs()) for name, chunks in rows.items() for chunk in chunks)
-        return self.commit_pairs(chain(of_rows, writes.items()), watermark_ms, latest_click_ms)
+        others = ((name, self._pairs(name, given)) for name, given in writes.items())
+        return self.commit_pairs(chain(of_rows, others), watermark_ms, latest_click_ms)
+
+    def gather(self, name: str) -> GatheredChanges:
+        """Return changes of a family, of which there are none yet, on top of what is committed."""
+        return GatheredChanges(self.get(name, [COUNTER_KEY])[0])
+
+    def _pairs(self, name: str, given: Iterable[Pair] | EncodedChanges) -> Iterable[Pair]:
+        if not isinstance(given, EncodedChanges):
+            return given
+        gathered = self.gather(name)
+        for encoded in given.encoded:
+            gathered.add(encoded)
+        return gathered.pairs()
 
     def commit_pairs(
         self,
-        writes: Iterable[tuple[str, Iterable[tuple[bytes, bytes | None]]]],
+        writes: Iterable[tuple[str, Iterable[Pair]]],
         watermark_ms: int,
         latest_click_ms: int,
     ) -> CommitInfo:

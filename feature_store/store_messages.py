@@ -8,10 +8,9 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
-from feature_store.store import CommitInfo
+from feature_store.store import CommitInfo, Pair
 
 PAIRS_A_MESSAGE = 1000
-Pair: TypeAlias = tuple[bytes, bytes | None]
 
 
 class Open(Struct, frozen=True, array_like=True, tag=0):
@@ -65,6 +64,13 @@ class PutRows(Struct, frozen=True, array_like=True, tag=6):
     row_bytes: int
 
 
+class PutChanges(Struct, frozen=True, array_like=True, tag=8):
+    """To the process: some of the commit's changes by sequence, after those told before."""
+
+    family: str
+    encoded: bytes
+
+
 class Finish(Struct, frozen=True, array_like=True, tag=5):
     """To the process: the commit is whole."""
 
@@ -100,7 +106,7 @@ class Committed(Struct, frozen=True, array_like=True, tag=13):
     info: CommitInfo
 
 
-Order: TypeAlias = Open | Get | ReadAhead | Items | Begin | Put | PutRows | Finish
+Order: TypeAlias = Open | Get | ReadAhead | Items | Begin | Put | PutRows | PutChanges | Finish
 Answer: TypeAlias = Opened | Values | ReadEarly | Pairs | Committed
 
 encode = msgspec.msgpack.Encoder().encode

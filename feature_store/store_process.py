@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from feature_store import store_worker
 from feature_store.configuration import StoreSettings
 from feature_store.errors import StoreError
+from feature_store.sequenced import EncodedChanges
 from feature_store.shared_rows import SharedRows
 from feature_store.store import CommitInfo, FeatureStore, RowWrites, Writes
 from feature_store.store_messages import (
@@ -24,6 +25,7 @@ from feature_store.store_messages import (
     Opened,
     Pairs,
     Put,
+    PutChanges,
     PutRows,
     ReadAhead,
     ReadEarly,
@@ -209,8 +211,12 @@ class StoreProcess:
                 end = self._rows.write(start, rows_nW)
                 yield encode(PutRows(family, keys, start, rows_nW.shape[1] * 4))
                 start = end
-        for family, pairs in writes.items():
-            pieces = iter(pairs)
+        for family, given in writes.items():
+            if isinstance(given, EncodedChanges):
+                for encoded in given.encoded:
+                    yield encode(PutChanges(family, encoded))
+                continue
+            pieces = iter(given)
             while some := list(islice(pieces, PAIRS_A_MESSAGE)):
                 yield encode(Put(family, some))
 

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_store.errors import StoreLockedError
+from feature_store.sequenced import GatheredChanges
 from feature_store.shared_rows import SharedRows
-from feature_store.store import FeatureStore
+from feature_store.store import FeatureStore, Pair
 from feature_store.store_messages import (
     PAIRS_A_MESSAGE,
     Begin,
@@ -26,9 +27,9 @@ from feature_store.store_messages import (
     Items,
     Open,
     Opened,
-    Pair,
     Pairs,
     Put,
+    PutChanges,
     PutRows,
     ReadAhead,
     ReadEarly,
@@ -57,7 +58,8 @@ def serve(orders: Connection, answers: Connection) -> None:
             elif isinstance(order, Items):
                 _send_items(store.items(order.family), answers)
             elif isinstance(order, Begin):
-                info = store.commit_pairs(_puts(orders, rows), order.watermark_ms, order.latest_click_ms)
+                puts = _puts(orders, rows, store)
+                info = store.commit_pairs(puts, order.watermark_ms, order.latest_click_ms)
                 answers.send_bytes(encode(Committed(info)))
 
 
@@ -81,13 +83,18 @@ def _send_items(items: Iterator[tuple[bytes, bytes]], answers: Connection) -> No
         answers.send_bytes(encode(Pairs(pairs, is_last)))
 
 
-def _puts(orders: Connection, rows: SharedRows) -> Iterator[tuple[str, Iterable[Pair]]]:
+def _puts(orders: Connection, rows: SharedRows, store: FeatureStore) -> Iterator[tuple[str, Iterable[Pair]]]:
     """Yield what is to be written, once all of it was told: the sender does not wait for the writing."""
     puts: list[Put] = []
+    changes: dict[str, GatheredChanges] = {}
     of_rows: dict[str, list[PutRows]] = {}
     while not isinstance(order := decode_order(orders.recv_bytes()), Finish):
         if isinstance(order, Put):
             puts.append(order)
+        elif isinstance(order, PutChanges):
+            if order.family not in changes:
+                changes[order.family] = store.gather(order.family)
+            changes[order.family].add(order.encoded)
         else:
             assert isinstance(order, PutRows)
             of_rows.setdefault(order.family, []).append(order)
@@ -100,6 +107,8 @@ def _puts(orders: Connection, rows: SharedRows) -> Iterator[tuple[str, Iterable[
             yield family, zip([keys[place] for place in some.tolist()], values, strict=True)
     for put in puts:
         yield put.family, put.pairs
+    for family, gathered in changes.items():
+        yield family, gathered.pairs()
 
 
 def _near_together(keys: list[bytes]) -> npt.NDArray[np.int64]:

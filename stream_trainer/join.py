@@ -14,17 +14,9 @@ import msgpack
 
 from feature_store.configuration import JoinSettings
 from feature_store.schema import Click, Impression
+from feature_store.sequenced import COUNTER_KEY, Changes, encode_changes
 from stream_trainer.chunk import Joined
-from stream_trainer.join_entries import (
-    COUNTER_KEY,
-    Changes,
-    EarlyClick,
-    Entry,
-    Origin,
-    Slate,
-    decode_entry,
-    encode_changes,
-)
+from stream_trainer.join_entries import EarlyClick, Entry, Origin, Slate, decode_entry
 
 NEVER_MS = 2**62
 """Later than any watermark: closes what waits, whatever it waits for."""
@@ -136,7 +128,7 @@ class Joiner:
         return positives
 
     def take_changes(self) -> bytes:
-        """Return for the commit what changed since the last call (`join_entries.Changes`), nothing if nothing
+        """Return for the commit what changed since the last call (`sequenced.Changes`), nothing if nothing
         did.
         """
         if not self._changed and not self._gone and self._sequence == self._told_sequence:

@@ -4,16 +4,12 @@ Pure. Owns the shapes and their form; what becomes of them is `join.py`'s.
 """
 
 from collections.abc import Callable
-from typing import Generic, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from feature_store.errors import StoreCorruptError
-
-_Form = TypeVar("_Form")
-COUNTER_KEY = b"sequence.last"
-"""The key of the last sequence given; what waits stands under its own."""
 
 
 class Origin(Struct, frozen=True, array_like=True, gc=False):
@@ -48,18 +44,7 @@ class EarlyClick(Struct, frozen=True, array_like=True, tag="click", gc=False):
 Entry: TypeAlias = Slate | EarlyClick
 
 
-class Changes(Struct, Generic[_Form], frozen=True, array_like=True, gc=False):
-    """What changed in a stretch of the log: entries by sequence, and which of those told before are gone."""
-
-    last_sequence: int
-    entries: dict[int, _Form]
-    """Read back they stay in their bytes, as the store has them."""
-    gone: list[int]
-
-
 _decode: Callable[[bytes], Entry] = msgspec.msgpack.Decoder(Entry).decode
-encode_changes: Callable[[Changes[Entry]], bytes] = msgspec.msgpack.Encoder().encode
-decode_changes: Callable[[bytes], Changes[Raw]] = msgspec.msgpack.Decoder(Changes[Raw]).decode
 
 
 def decode_entry(value: bytes) -> Entry:

@@ -4,7 +4,7 @@ Owns which column family each part lives in. Never learns, polls or joins by its
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgpack
@@ -19,15 +19,14 @@ from feature_store.index import NumberIndex
 from feature_store.numbering import Numbering
 from feature_store.rows import RowTable
 from feature_store.schema import FeatureValue
-from feature_store.store import CommitInfo
+from feature_store.sequenced import EncodedChanges
+from feature_store.store import CommitInfo, Writes
 from feature_store.store_process import Store
 from stream_trainer.chunk import Chunk, Fact, Marks, Place, Position, Remainder, decode_remainder
 from stream_trainer.corpus import Corpus
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.examples import Examples, ExampleWidths, UserOp
 from stream_trainer.features import FeatureEncoder
-from stream_trainer.join_changes import JoinChanges
-from stream_trainer.join_entries import COUNTER_KEY
 from stream_trainer.learner import Learner, Tables
 from stream_trainer.models.factory import row_layouts, running_mean_width
 from stream_trainer.rehearsal import Rehearsal
@@ -54,7 +53,7 @@ class TrainerState:
         self.item_numbers = Numbering(store.items("item_number"))
         self.value_numbers = Numbering(store.items("value_number"))
         self.corpus = Corpus(store.items("corpus"))
-        self._join_changes = JoinChanges(store.get("join", [COUNTER_KEY])[0])
+        self._join_changes: list[bytes] = []
         features = config.features
         self.item_features = FeatureEncoder(
             features.item_categorical, features.item_numeric, self.value_numbers
@@ -114,7 +113,8 @@ class TrainerState:
         """
         for place in chunk.places:
             self._places[TopicPartition(place.topic, place.partition)] = place
-        self._join_changes.add(chunk.join_changes)
+        if chunk.join_changes:
+            self._join_changes.append(chunk.join_changes)
         self.unapplied.extend(chunk.facts)
         self._marks = chunk.marks
         self._num_received += len(chunk.facts)
@@ -186,11 +186,12 @@ class TrainerState:
         self.flush_item_features()
         num_rows = sum(table.num_dirty for table in self.tables)
         rows = {name: table.take_dirty() for name, table in self.tables._asdict().items()}
-        writes: dict[str, Iterable[tuple[bytes, bytes | None]]] = {
+        join_changes, self._join_changes = EncodedChanges(self._join_changes), []
+        writes: Writes = {
             "item_number": self.item_numbers.take_changes(),
             "value_number": self.value_numbers.take_changes(),
             "corpus": self.corpus.take_changes(),
-            "join": self._join_changes.take(),
+            "join": join_changes,
             "rehearsal": self.rehearsal.take_changes(),
             "dense": _dump_dense(self.learner),
             "meta": self._meta_changes(),

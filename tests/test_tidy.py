@@ -26,10 +26,12 @@ MAX_FUNCTION_LINES = 70
 MAX_ARCHITECTURE_LINES = 150
 
 PURE = {
-    "feature_store": "codec compiled configuration errors hashing id_index index numbering presets schema",
+    "feature_store": (
+        "codec compiled configuration errors hashing id_index index numbering presets schema sequenced"
+    ),
     "stream_trainer": (
         "candidates chunk chunker corpus event_log examples features file_frames frequency gathered join "
-        "join_changes join_entries merge negatives rehearsal running_mean"
+        "join_entries merge negatives rehearsal running_mean"
     ),
     "stream_trainer/models": (
         "alignment dat factory fm loops losses mind relu_layers retrieval row_optimiser tower youtube_dnn"

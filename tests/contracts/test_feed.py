@@ -12,6 +12,7 @@ from feature_store.codec import encode
 from feature_store.configuration import Configuration
 from feature_store.errors import MissingTopicError, OffsetLostError
 from feature_store.schema import Click, Deleted, Event, Impression, ItemFeatures
+from feature_store.sequenced import GatheredChanges
 from feature_store.settings import load_configuration
 from simulators.replay import create_topics
 from stream_trainer.chunk import Changed, Chunk, Fact, Joined, Marks, Place, Position
@@ -19,7 +20,6 @@ from stream_trainer.event_log import TopicPartition
 from stream_trainer.feed import Feed
 from stream_trainer.feed_process import open_feed
 from stream_trainer.file_log import FileEventLog
-from stream_trainer.join_changes import JoinChanges
 
 NOWHERE = Position([], {}, Marks(), [])
 LIMIT_S = 30
@@ -81,11 +81,12 @@ def facts_of(chunks: list[Chunk]) -> list[Fact]:
 def after(chunks: list[Chunk], position: Position, topic_ids: dict[str, str]) -> Position:
     """Return where a trainer stands that committed after these chunks."""
     places = {(place.topic, place.partition): place for place in position.places}
-    changes = JoinChanges(None)
+    changes = GatheredChanges(None)
     for chunk in chunks:
         places |= {(place.topic, place.partition): place for place in chunk.places}
-        changes.add(chunk.join_changes)
-    join = [(key, value) for key, value in changes.take() if value is not None]
+        if chunk.join_changes:
+            changes.add(chunk.join_changes)
+    join = [(key, value) for key, value in changes.pairs() if value is not None]
     return Position(list(places.values()), topic_ids, chunks[-1].marks, join)
 
 

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from feature_store.configuration import JoinSettings
 from feature_store.schema import Click, Impression
+from feature_store.sequenced import COUNTER_KEY, GatheredChanges
 from stream_trainer.chunk import Joined
 from stream_trainer.join import Joiner
-from stream_trainer.join_changes import JoinChanges
-from stream_trainer.join_entries import COUNTER_KEY, Origin
+from stream_trainer.join_entries import Origin
 
 WINDOW_MS = 5
 NEVER = 10**9
@@ -177,9 +177,13 @@ bounded = st.builds(
 )
 
 
-def commit(changes: JoinChanges, stored: dict[bytes, bytes]) -> None:
-    """Write changes into `stored` as a commit would."""
-    for key, value in changes.take():
+def commit(told: list[bytes], stored: dict[bytes, bytes]) -> None:
+    """Write changes into `stored` as a commit would, and forget them."""
+    changes = GatheredChanges(stored.get(COUNTER_KEY))
+    for encoded in filter(None, told):
+        changes.add(encoded)
+    told.clear()
+    for key, value in changes.pairs():
         if value is None:
             del stored[key]  # a deletion of what was never stored would be an error
         else:
@@ -195,22 +199,19 @@ def test_restarts_change_neither_what_is_emitted_nor_what_is_stored(
 ) -> None:
     """Chunks end after some steps, commits fall after some of these, and restarts after some of those."""
     undisturbed, disturbed = Joiner(settings), Joiner(settings)
-    of_undisturbed, of_disturbed = JoinChanges(None), JoinChanges(None)
+    told: list[bytes] = []
     undisturbed_stored: dict[bytes, bytes] = {}
     stored: dict[bytes, bytes] = {}
     for place, step in enumerate(log):
         assert apply(disturbed, place, step) == apply(undisturbed, place, step)
         if place in ends | commits | restarts:
-            of_disturbed.add(disturbed.take_changes())
+            told.append(disturbed.take_changes())
         if place in commits | restarts:
-            commit(of_disturbed, stored)
+            commit(told, stored)
         if place in restarts:
             disturbed = Joiner.load(settings, reversed(stored.items()))
-            of_disturbed = JoinChanges(stored.get(COUNTER_KEY))
-    of_undisturbed.add(undisturbed.take_changes())
-    commit(of_undisturbed, undisturbed_stored)
-    of_disturbed.add(disturbed.take_changes())
-    commit(of_disturbed, stored)
+    commit([undisturbed.take_changes()], undisturbed_stored)
+    commit([*told, disturbed.take_changes()], stored)
     assert stored == undisturbed_stored
     assert disturbed.take_changes() == b""
     assert apply(disturbed, 0, NEVER) == apply(undisturbed, 0, NEVER)

@@ -8,10 +8,10 @@ import pytest
 from feature_store.configuration import JoinSettings
 from feature_store.errors import StoreCorruptError
 from feature_store.schema import Click, Impression
+from feature_store.sequenced import GatheredChanges, decode_changes
 from stream_trainer.chunk import Joined
 from stream_trainer.join import JoinCounts, Joiner
-from stream_trainer.join_changes import JoinChanges
-from stream_trainer.join_entries import Origin, decode_changes
+from stream_trainer.join_entries import Origin
 
 WINDOW_MS = 1_000
 
@@ -36,9 +36,9 @@ def click(
 
 def stored(joiner: Joiner) -> list[tuple[bytes, bytes]]:
     """Return what a first commit would write."""
-    changes = JoinChanges(None)
+    changes = GatheredChanges(None)
     changes.add(joiner.take_changes())
-    return [(key, value) for key, value in changes.take() if value is not None]
+    return [(key, value) for key, value in changes.pairs() if value is not None]
 
 
 def counts(joiner: Joiner) -> dict[str, int]:
