@@ -24,6 +24,7 @@ from stream_trainer.state import TrainerState
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
+_MOST_AHEAD = 32_768  # facts that are received and wait, so that a feed that pauses holds nothing up
 _KEPT_STEPS = 100_000
 
 
@@ -108,12 +109,9 @@ class Trainer:
         state.topic_ids = self._feed.start(state.position())
         self.session.learn_what_is_full()
         while not stop.is_set() and not (at_end and not state.unapplied):
-            chunk = None
-            if len(state.unapplied) < num_ahead and not at_end:
-                chunk = self._feed.next_chunk(0 if state.unapplied else _POLL_SECONDS)
+            chunk = None if at_end else self._receive_all()
             if chunk is not None:
                 at_end = chunk.at_end
-                self._receive(chunk)
             # What is known of the next batch is read ahead, so facts wait for others; but only for those that
             # are in the log already, and not where hardly any come.
             waits = chunk is not None and bool(chunk.facts) and chunk.lag_records > 0 and not at_end
@@ -140,6 +138,19 @@ class Trainer:
             self._steps,
         )
 
+    def _receive_all(self) -> Chunk | None:
+        """Receive all that is there, up to a bound, or wait a while if there is nothing to do; return the
+        last chunk, if any.
+        """
+        last, waiting = None, self.state.unapplied
+        while len(waiting) < _MOST_AHEAD and (last is None or (last.facts and not last.at_end)):
+            chunk = self._feed.next_chunk(0 if waiting else _POLL_SECONDS)
+            if chunk is None:
+                break
+            self._receive(chunk)
+            last = chunk
+        return last
+
     def _receive(self, chunk: Chunk) -> None:
         self.state.receive(chunk)
         self._num_events += sum(chunk.num_events.values())
@@ -147,12 +158,16 @@ class Trainer:
         self._observe(chunk)
 
     def _apply(self, stop: threading.Event, num_least: int) -> None:
-        """Apply facts while at least so many wait; a request to stop leaves the rest to the commit."""
-        num_batches = self._config.learning.commit_every_batches
+        """Apply facts while at least so many wait, up to the next batch that is learned; a request to stop
+        leaves the rest to the commit.
+        """
+        num_batches, num_steps = self._config.learning.commit_every_batches, self.state.num_steps
         while len(self.state.unapplied) >= num_least and not stop.is_set():
             self.session.apply_next()
             if 0 < num_batches <= self._batches_since_commit:
                 self.commit()
+            if self.state.num_steps > num_steps:
+                break
 
     def commit(self) -> None:
         """Let the store make durable everything that was received, and what was learned of it."""
