@@ -1,0 +1,87 @@
+"""How far ahead of its learning the trainer takes over what the input side has ready."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from learning import configuration
+from prometheus_client import CollectorRegistry
+
+from feature_store.store import FeatureStore
+from stream_trainer import trainer as trainer_module
+from stream_trainer.chunk import Chunk, Joined, Marks, Position
+from stream_trainer.event_log import TopicPartition
+from stream_trainer.metrics import TrainerMetrics
+from stream_trainer.trainer import Summary, Trainer
+
+NUM_CHUNKS, A_CHUNK, A_BATCH = 12, 5, 2
+STEPS = NUM_CHUNKS * A_CHUNK // A_BATCH
+
+
+class Bursts:
+    """Chunks that come some at a time: the next ones only when the learner has asked in vain."""
+
+    until_end = True
+
+    def __init__(self, size: int) -> None:
+        self.num_taken = 0
+        self._size = self._left = size
+
+    def start(self, position: Position) -> dict[str, str]:
+        """There are no topics."""
+        return {}
+
+    def next_chunk(self, timeout_s: float) -> Chunk | None:
+        """Return one of the burst; None after it."""
+        if not self._left:
+            self._left = self._size
+            return None
+        self._left -= 1
+        first, self.num_taken = self.num_taken * A_CHUNK, self.num_taken + 1
+        facts = [Joined(f"u{n}", f"i{n}", 0, n) for n in range(first, first + A_CHUNK)]
+        lag, at_end = NUM_CHUNKS - self.num_taken, self.num_taken == NUM_CHUNKS
+        return Chunk([*facts], [], Marks(), b"", {}, 0, 0, {"clicks": A_CHUNK}, {}, lag, at_end)
+
+    def report_progress(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Nobody asks."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def run(feed: Bursts, path: Path) -> tuple[Summary, list[int]]:
+    """Return what a trainer did, and how many chunks it had taken over when it began each step."""
+    config = configuration(f"learning.batch_size={A_BATCH}", "learning.commit_every_batches=7")
+    store, taken = FeatureStore(path), list[int]()
+    trainer = Trainer(config, feed, store, TrainerMetrics(CollectorRegistry()))
+    learner_step = trainer.state.learner.step
+
+    def step(*given: object) -> object:
+        taken.append(feed.num_taken)
+        return learner_step(*given)  # type: ignore[arg-type]
+
+    trainer.state.learner.step = step  # type: ignore[method-assign, assignment]
+    summary = trainer.run(threading.Event())
+    store.close()
+    return summary, taken
+
+
+def test_all_that_is_ready_is_taken_over_before_a_batch_is_learned(tmp_path: Path) -> None:
+    summary, taken = run(Bursts(NUM_CHUNKS), tmp_path / "store")
+    assert (summary.num_positives, taken) == (NUM_CHUNKS * A_CHUNK, [NUM_CHUNKS] * STEPS)
+
+
+def test_what_comes_while_a_batch_is_learned_is_taken_over_after_it(tmp_path: Path) -> None:
+    """Not when all that was taken over before is learned: meanwhile the pipe would be full."""
+    _, taken = run(Bursts(3), tmp_path / "store")
+    assert taken[:4] == [3, 6, 9, 12]
+    assert len(taken) == STEPS
+
+
+def test_no_more_is_taken_over_than_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "_MOST_AHEAD", 2 * A_CHUNK)
+    summary, taken = run(Bursts(NUM_CHUNKS), tmp_path / "store")
+    assert summary.num_positives == NUM_CHUNKS * A_CHUNK
+    for num_steps, num_taken in enumerate(taken):
+        assert num_taken * A_CHUNK - num_steps * A_BATCH <= 3 * A_CHUNK, f"step {num_steps}"
