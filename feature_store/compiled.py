@@ -1,7 +1,8 @@
 """Compiles loops over arrays to machine code: for what NumPy or torch would walk through many times.
 
 Owns how they are compiled. What was compiled is kept beside the sources, as Python keeps its own; where it
-cannot be kept, each process compiles anew. One thread, and the same order of sums each time: the same bits.
+cannot be kept, each process compiles anew. Threads may share a loop's turns, never a sum: the same order each
+time, the same bits.
 """
 
 from collections.abc import Callable

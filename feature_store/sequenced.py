@@ -1,8 +1,9 @@
 """Changes of entries that come under ascending sequence numbers and go, in bytes, and what a commit writes of
 them.
 
-Pure. Whoever gathers changes between two commits need not read them: the process that owns the store does.
-What an entry is, is not known here.
+Pure. Whoever keeps changes between two commits need not read them: the process that owns the store does.
+They take memory by what changed in a commit's interval, also of what comes and goes. What an entry is, is not
+known here.
 """
 
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ class GatheredChanges:
                 self._entries[sequence] = None
 
     def pairs(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """Return what the store is to hear of, None for what it is to delete."""
+        """Yield what the store is to hear of, None for what it is to delete."""
         for sequence, value in self._entries.items():
             yield sequence.to_bytes(8, "big"), None if value is None else bytes(value)
         if self._last > self._last_stored:

@@ -24,7 +24,8 @@ from stream_trainer.state import TrainerState
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
-_MOST_AHEAD = 32_768  # facts that are received and wait, so that a feed that pauses holds nothing up
+_MOST_AHEAD = 32_768  # facts that may wait; a commit holds them all
+_BATCHES_AHEAD = 32  # as many as make up for a pause of the feed: Kafka's answers come in bursts
 _KEPT_STEPS = 100_000
 
 
@@ -105,11 +106,13 @@ class Trainer:
         self._start = self._last_commit = self._clock()
         started_at_s = time.time()
         state, at_end = self.state, False
-        num_ahead = 2 * self._config.learning.batch_size
+        batch_size = self._config.learning.batch_size
+        num_ahead = 2 * batch_size
+        most_ahead = max(num_ahead, min(_BATCHES_AHEAD * batch_size, _MOST_AHEAD))
         state.topic_ids = self._feed.start(state.position())
         self.session.learn_what_is_full()
         while not stop.is_set() and not (at_end and not state.unapplied):
-            chunk = None if at_end else self._receive_all()
+            chunk = None if at_end else self._receive_some(most_ahead)
             if chunk is not None:
                 at_end = chunk.at_end
             # What is known of the next batch is read ahead, so facts wait for others; but only for those that
@@ -138,17 +141,20 @@ class Trainer:
             self._steps,
         )
 
-    def _receive_all(self) -> Chunk | None:
-        """Receive all that is there, up to a bound, or wait a while if there is nothing to do; return the
-        last chunk, if any.
+    def _receive_some(self, most_ahead: int) -> Chunk | None:
+        """Receive what is there until so many facts wait, a chunk has none, or a while has passed (a feed in
+        this process reads the log meanwhile); wait as long if there is nothing to do. Return the last chunk.
         """
-        last, waiting = None, self.state.unapplied
-        while len(waiting) < _MOST_AHEAD and (last is None or (last.facts and not last.at_end)):
+        last, waiting, end = None, self.state.unapplied, self._clock() + _POLL_SECONDS
+        while len(waiting) < most_ahead and (last is None or (last.facts and not last.at_end)):
             chunk = self._feed.next_chunk(0 if waiting else _POLL_SECONDS)
             if chunk is None:
                 break
             self._receive(chunk)
+            self._continue_commit()  # as many pieces as chunks, or commits would fall behind what comes
             last = chunk
+            if self._clock() >= end:
+                break
         return last
 
     def _receive(self, chunk: Chunk) -> None:
@@ -263,6 +269,7 @@ class Trainer:
             metrics.dead_letters.labels(reason).inc(count)
         for outcome, number in chunk.join_counts.items():
             metrics.join.labels(outcome).set(number)
+        metrics.buffered.labels("received").set(len(state.unapplied))
         metrics.buffered.labels("batch").set(self.session.num_pending)
         metrics.buffered.labels("impressions").set(chunk.num_impressions)
         metrics.buffered.labels("clicks").set(chunk.num_clicks)

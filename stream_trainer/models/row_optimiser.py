@@ -25,8 +25,8 @@ _ALL_STEPS = 32_768  # by then neither correction differs from 1 in float32
 def update_rows(
     layout: RowLayout, rows_RW: F32, slots_n: I64, gradients: Sequence[F32], learning_rate: float
 ) -> None:
-    """Move the learned fields of distinct rows against their gradients (n, X), one for each field in the
-    layout's order, optimiser state included.
+    """Move the learned fields of distinct rows (threads share them) against their gradients (n, X), one for
+    each field in the layout's order, optimiser state included.
     """
     assert [gradient.shape for gradient in gradients] == [(len(slots_n), f.width) for f in layout.learned]
     if not gradients or not len(slots_n):

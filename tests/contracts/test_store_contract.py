@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from feature_store.errors import StoreError, StoreLockedError
 from feature_store.id_index import IdIndex
 from feature_store.row_chunk import RowChunk
 from feature_store.rows import Field, RowLayout, RowTable
+from feature_store.sequenced import COUNTER_KEY, Changes, EncodedChanges, encode_changes
 from feature_store.store import CommitInfo
 from feature_store.store_process import Store, StoreProcess, open_store
 
@@ -75,6 +77,24 @@ def test_what_was_committed_is_read_again(opened: Opener) -> None:
     again = opened()
     assert again.last_commit == CommitInfo(2, 11, 10)
     assert dict(again.items("user"))[b"a"] == ROWS[3].tobytes()
+
+
+def test_changes_by_sequence_are_gathered_on_top_of_what_was_committed(opened: Opener) -> None:
+    def told(last: int, entries: dict[int, str], gone: list[int]) -> bytes:
+        return encode_changes(Changes(last, entries, gone))
+
+    store = opened()
+    store.commit({"join": EncodedChanges([told(1, {1: "a"}, []), told(3, {2: "b", 3: "c"}, [1])])}, 1, 1, {})
+    store.is_durable(wait=True)
+    before = dict(store.items("join"))
+    store.commit({"join": EncodedChanges([told(4, {3: "new", 4: "d"}, [2]), told(4, {}, [4])])}, 2, 2, {})
+    store.is_durable(wait=True)
+    after = dict(store.items("join"))
+    for found, last, values in ((before, 3, {2: "b", 3: "c"}), (after, 4, {3: "new"})):
+        assert found == {
+            COUNTER_KEY: msgpack.packb(last),
+            **{number.to_bytes(8, "big"): msgpack.packb(value) for number, value in values.items()},
+        }
 
 
 def test_more_than_a_message_holds_arrives(opened: Opener) -> None:

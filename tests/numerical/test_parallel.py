@@ -1,5 +1,8 @@
 """Loops that torch's threads share, against the same loops on one thread: to the last bit."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -87,3 +90,22 @@ def test_threads_change_nothing(case: str) -> None:
     for _ in range(3):
         for one, shared in zip(alone, CASES[case](), strict=True):
             np.testing.assert_array_equal(one, shared)
+
+
+def test_torch_keeps_its_number_of_threads() -> None:
+    """Numba, when its threads start, sets its own number for all of OpenMP: that of the cores."""
+    code = """
+import numba, numpy, torch
+from stream_trainer.models.loops import leading_columns
+torch.set_num_threads(2)
+leading_columns(numpy.ones((9, 4), numpy.float32), numpy.arange(9), [4])
+print(numba.threading_layer(), torch.get_num_threads(), numba.get_num_threads())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "NUMBA_NUM_THREADS": "4"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["omp", "2", "2"]

@@ -80,7 +80,7 @@ def test_what_comes_while_a_batch_is_learned_is_taken_over_after_it(tmp_path: Pa
 
 
 def test_no_more_is_taken_over_than_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "_MOST_AHEAD", 2 * A_CHUNK)
+    monkeypatch.setattr(trainer_module, "_BATCHES_AHEAD", 2 * A_CHUNK // A_BATCH)
     summary, taken = run(Bursts(NUM_CHUNKS), tmp_path / "store")
     assert summary.num_positives == NUM_CHUNKS * A_CHUNK
     for num_steps, num_taken in enumerate(taken):
