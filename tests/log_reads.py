@@ -1,27 +1,14 @@
 """What a log's reader returns, in one list."""
 
-from typing import NamedTuple
-
-from stream_trainer.event_log import EventReader, Headers, Record, TopicPartition
-
-
-class Plain(NamedTuple):
-    """A record of either log, to compare with."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
+from stream_trainer.event_log import EventReader, Record, TopicPartition
+from stream_trainer.file_frames import FileRecord
 
 
-def plain(record: Record) -> Plain:
-    """Copy what both logs' records have."""
+def plain(record: Record) -> FileRecord:
+    """Copy what both logs' records have, to compare with."""
     headers = tuple((name, content or b"") for name, content in record.headers)
     place = (record.topic, record.partition, record.offset)
-    return Plain(*place, record.timestamp, record.key, record.value, headers)
+    return FileRecord(*place, record.timestamp, record.key, record.value, headers)
 
 
 def poll(reader: EventReader, max_records: int, timeout_s: float) -> list[Record]:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient
-from log_reads import Plain, plain, poll
+from log_reads import plain, poll
 
 from feature_store.configuration import LogSettings
 from feature_store.errors import LogError, MissingTopicError, OffsetLostError
 from stream_trainer.event_log import EventLog, EventReader, Record, TopicPartition
+from stream_trainer.file_frames import FileRecord
 from stream_trainer.open_log import open_log
 
 Drop = Callable[[str], None]
@@ -118,9 +119,9 @@ def test_everything_of_a_record_comes_back(log: EventLog, topic: str, reader: Ev
     reader.assign(from_start(log, topic))
     first, deleted, empty = read_all(reader, 3)
     where = (topic, first.partition)
-    assert plain(first) == Plain(*where, 0, 1_400_000_000_123, b"k", b"\x00value\xff", headers)
-    assert plain(deleted) == Plain(*where, 1, 0, b"k", None)
-    assert plain(empty) == Plain(*where, 2, 1, b"k", b"")
+    assert plain(first) == FileRecord(*where, 0, 1_400_000_000_123, b"k", b"\x00value\xff", headers)
+    assert plain(deleted) == FileRecord(*where, 1, 0, b"k", None)
+    assert plain(empty) == FileRecord(*where, 2, 1, b"k", b"")
 
 
 def test_a_record_needs_no_key(log: EventLog, topic: str, reader: EventReader) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgpack
 import pytest
-from log_reads import Plain, plain, poll
+from log_reads import plain, poll
 from prometheus_client import CollectorRegistry
 from trainer_runs import SMALL, Bytes, assert_same_bytes, store_bytes
 
@@ -34,6 +34,7 @@ from feature_store.store import FeatureStore
 from simulators.replay import create_topics
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.feed import LocalFeed
+from stream_trainer.file_frames import FileRecord
 from stream_trainer.file_log import FileEventLog
 from stream_trainer.file_writer import FileWriter
 from stream_trainer.metrics import TrainerMetrics
@@ -141,11 +142,11 @@ def run(config: Configuration, registry: CollectorRegistry | None = None) -> Sum
         store.close()
 
 
-def records(log: Path, *topics: str) -> list[Plain]:
+def records(log: Path, *topics: str) -> list[FileRecord]:
     event_log = FileEventLog(log)
     reader = event_log.reader()
     reader.assign(event_log.beginning_offsets(event_log.partitions(topics)))
-    found: list[Plain] = []
+    found: list[FileRecord] = []
     while more := poll(reader, 1000, 0):
         found += map(plain, more)
     reader.close()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from log_reads import Plain, plain, poll
+from log_reads import plain, poll
 
 from feature_store.codec import encode
 from feature_store.configuration import Configuration
@@ -14,7 +14,7 @@ from feature_store.schema import Click, ItemFeatures
 from simulators.replay import create_topics
 from stream_trainer import ingest as ingest_module
 from stream_trainer.event_log import EventWriter, Headers
-from stream_trainer.file_frames import MAX_RECORD_BYTES
+from stream_trainer.file_frames import MAX_RECORD_BYTES, FileRecord
 from stream_trainer.file_log import FileEventLog
 from stream_trainer.ingest import Ingest, Merged
 
@@ -179,7 +179,7 @@ def test_a_dead_letter_keeps_its_message_whole_with_its_own_headers(
     bounded.next_events(10, 0)
     bounded.flush_dead_letters()
     assert dead_letters(log) == [
-        Plain(
+        FileRecord(
             "dead-letters",
             0,
             0,
@@ -198,7 +198,7 @@ def test_a_dead_letter_keeps_its_message_whole_with_its_own_headers(
     ]
 
 
-def dead_letters(log: FileEventLog) -> list[Plain]:
+def dead_letters(log: FileEventLog) -> list[FileRecord]:
     reader = log.reader()
     reader.assign(log.beginning_offsets(log.partitions(["dead-letters"])))
     found = [plain(record) for record in poll(reader, 10, 0)]
