@@ -18,7 +18,7 @@ class TrainerMetrics:
         def seconds(name: str, text: str) -> Histogram:
             return Histogram(f"dualstream_trainer_{name}", text, registry=registry, buckets=_SECONDS)
 
-        self.events = counter("events_total", "Events applied", ("topic",))
+        self.events = counter("events_total", "Events received", ("topic",))
         self.dead_letters = counter(
             "dead_letters_total", "Messages sent to the dead-letter topic", ("reason",)
         )
@@ -38,8 +38,8 @@ class TrainerMetrics:
         )
         self.commits = counter("commits_total", "Commits")
         self.committed_rows = counter("committed_rows_total", "Rows written by commits")
-        self.lag_records = gauge("lag_records", "Records in the log that are not yet applied")
-        self.lag_seconds = gauge("lag_seconds", "Wall clock less event time of the last event applied")
+        self.lag_records = gauge("lag_records", "Records in the log that are not yet received")
+        self.lag_seconds = gauge("lag_seconds", "Wall clock less event time of the last event received")
         self.rows = gauge("rows_in_memory", "Rows in memory", ("table",))
         self.rows_evicted = gauge("rows_evicted", "Rows evicted since the start of the process", ("table",))
         self.rows_read = gauge(

@@ -34,9 +34,8 @@ def compiled_parallel(loop: _Loop) -> _Loop:
         if num_threads == 1 or (most := _most_threads()) == 1:
             return serial(*args)
         numba.set_num_threads(min(num_threads, most))
-        if (
-            torch.get_num_threads() != num_threads
-        ):  # the first time numba sets its own number for all of OpenMP
+        # When its threads start, numba sets the number of cores for all of OpenMP.
+        if torch.get_num_threads() != num_threads:
             torch.set_num_threads(num_threads)
         return parallel(*args)
 

@@ -1,7 +1,8 @@
 """How far ahead of its learning the trainer takes over what the input side has ready."""
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -50,11 +51,49 @@ class Bursts:
         """Nothing is held."""
 
 
-def run(feed: Bursts, path: Path) -> tuple[Summary, list[int]]:
+class Slow(Bursts):
+    """As a feed in this process: it always has something, and each chunk takes a while to read and join."""
+
+    now_s = 0.0
+
+    def next_chunk(self, timeout_s: float) -> Chunk | None:
+        """Let some time pass."""
+        self.now_s += 0.04
+        return super().next_chunk(timeout_s)
+
+
+class Pieces(FeatureStore):
+    """Commits are not durable unless somebody waits; counts how often it could have taken a piece."""
+
+    num_offered = 0
+
+    def is_durable(self, wait: bool = False) -> bool:
+        """Count who does not wait."""
+        self.num_offered += not wait
+        return wait
+
+
+class Watching(Bursts):
+    """Notes at each chunk what the store had been offered so far."""
+
+    def __init__(self, size: int, store: Pieces) -> None:
+        super().__init__(size)
+        self.offered: list[int] = []
+        self._store = store
+
+    def next_chunk(self, timeout_s: float) -> Chunk | None:
+        """Note it."""
+        self.offered.append(self._store.num_offered)
+        return super().next_chunk(timeout_s)
+
+
+def run(
+    feed: Bursts, store: FeatureStore, clock: Callable[[], float] = time.monotonic
+) -> tuple[Summary, list[int]]:
     """Return what a trainer did, and how many chunks it had taken over when it began each step."""
-    config = configuration(f"learning.batch_size={A_BATCH}", "learning.commit_every_batches=7")
-    store, taken = FeatureStore(path), list[int]()
-    trainer = Trainer(config, feed, store, TrainerMetrics(CollectorRegistry()))
+    config = configuration(f"learning.batch_size={A_BATCH}", "learning.commit_every_batches=1")
+    taken: list[int] = []
+    trainer = Trainer(config, feed, store, TrainerMetrics(CollectorRegistry()), clock)
     learner_step = trainer.state.learner.step
 
     def step(*given: object) -> object:
@@ -68,20 +107,37 @@ def run(feed: Bursts, path: Path) -> tuple[Summary, list[int]]:
 
 
 def test_all_that_is_ready_is_taken_over_before_a_batch_is_learned(tmp_path: Path) -> None:
-    summary, taken = run(Bursts(NUM_CHUNKS), tmp_path / "store")
+    summary, taken = run(Bursts(NUM_CHUNKS), FeatureStore(tmp_path))
     assert (summary.num_positives, taken) == (NUM_CHUNKS * A_CHUNK, [NUM_CHUNKS] * STEPS)
 
 
 def test_what_comes_while_a_batch_is_learned_is_taken_over_after_it(tmp_path: Path) -> None:
     """Not when all that was taken over before is learned: meanwhile the pipe would be full."""
-    _, taken = run(Bursts(3), tmp_path / "store")
+    _, taken = run(Bursts(3), FeatureStore(tmp_path))
     assert taken[:4] == [3, 6, 9, 12]
     assert len(taken) == STEPS
 
 
 def test_no_more_is_taken_over_than_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer_module, "_BATCHES_AHEAD", 2 * A_CHUNK // A_BATCH)
-    summary, taken = run(Bursts(NUM_CHUNKS), tmp_path / "store")
+    summary, taken = run(Bursts(NUM_CHUNKS), FeatureStore(tmp_path))
     assert summary.num_positives == NUM_CHUNKS * A_CHUNK
     for num_steps, num_taken in enumerate(taken):
         assert num_taken * A_CHUNK - num_steps * A_BATCH <= 3 * A_CHUNK, f"step {num_steps}"
+
+
+def test_receiving_ends_after_a_while_though_there_is_more(tmp_path: Path) -> None:
+    feed = Slow(NUM_CHUNKS)
+    _, taken = run(feed, FeatureStore(tmp_path), clock=lambda: feed.now_s)
+    assert taken[:3] == [3, 6, 9]
+    assert len(taken) == STEPS
+
+
+def test_each_chunk_that_comes_hands_over_a_piece_of_the_commit(tmp_path: Path) -> None:
+    """Or a commit would never end where more chunks come with a batch than a piece holds."""
+    store = Pieces(tmp_path)
+    feed = Watching(3, store)
+    run(feed, store)
+    first, second = feed.offered[:4], feed.offered[4:8]  # the second burst comes while a commit is written
+    assert first == [0, 0, 0, 0]
+    assert [one - second[0] for one in second] == [0, 1, 2, 3]
