@@ -64,6 +64,14 @@ def test_huge_logits_stay_finite(loss: object) -> None:
     assert float(value) == pytest.approx(2000.0 if loss is sampled_softmax_loss else 1000.0)
 
 
+def test_bce_of_a_negative_is_softplus_to_the_last_digits() -> None:
+    """A sure positive costs nothing, so that twice the mean over both pairs is the negative's loss alone."""
+    for x in np.linspace(-40.0, 40.0, 321, dtype=np.float32).tolist():
+        assert 2 * float(bce_loss(torch.tensor([[1000.0, x]]))) == pytest.approx(
+            softplus(x), rel=2e-7, abs=1e-7
+        )
+
+
 @pytest.mark.parametrize("loss", [bce_loss, sampled_softmax_loss])
 def test_what_is_no_number_is_seen(loss: object) -> None:
     assert math.isnan(float(loss(torch.tensor([[0.0, torch.nan, -torch.inf]]))))  # type: ignore[operator]
