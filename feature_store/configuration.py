@@ -106,7 +106,7 @@ class FeatureSettings(_Section):
 
 
 class ModelSettings(_Section):
-    """The model and its losses (dat.md). Presets set these together; see `feature_store/presets.py`."""
+    """The model and its losses (Yu et al. 2021). Presets set these together: `feature_store/presets.py`."""
 
     preset: str = Field(
         "default",

@@ -32,7 +32,7 @@ _HISTORIES = (4, 8, 16)  # most reviews of a user in each group but the last
 NO_CATEGORY = "(no category)"
 _FEW_USERS = 20  # a bootstrap of fewer says little: no interval is better than a wrong one
 
-# HR@50, HR@100, MRR × 10 on Amazon Books (dat.md); of the reproduction with standard deviations.
+# HR@50, HR@100, MRR × 10 on Amazon Books (Yu et al. 2021); of the reproduction with standard deviations.
 _PUBLISHED: Mapping[str, tuple[float, float, float]] = {
     "wals": (0.0242, 0.0359, 0.0351),
     "fm": (0.0406, 0.0634, 0.0589),

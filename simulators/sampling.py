@@ -13,7 +13,7 @@ from simulators.amazon_fields import Review
 from simulators.dataset import Dataset, collect, leave_last_two_out, split_by_time
 from simulators.evaluate import Held
 
-SAMPLE_SHARE = 0.035  # of the users, drawn for each sample (the reproduction, dat.md)
+SAMPLE_SHARE = 0.035  # of the users, drawn for each sample (the reproduction)
 MIN_USER_REVIEWS, MIN_ITEM_REVIEWS = 5, 4  # in a sample (likewise)
 _SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 

@@ -14,7 +14,7 @@ def advance(mean_mD: F32, count_m1: F32, sums_mD: F32, added_m1: F32, memory: fl
 
     A plain mean until `memory` values; after that it forgets: the past as a whole counts as memory − 1 of the
     new ones. It minimises the mimic loss Σ weight × ‖a − p‖² with just those weights, as the plain mean does
-    with equal ones (findings, "Leak-free augmented vectors").
+    with equal ones.
 
     >>> one = np.ones((1, 1), np.float32)
     >>> advance(4 * one, 2 * one, 10 * one, one, 100.0).item()

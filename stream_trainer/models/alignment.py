@@ -1,4 +1,4 @@
-"""The Category Alignment Loss (dat.md), with a gradient of its own.
+"""The Category Alignment Loss (Yu et al. 2021), with a gradient of its own.
 
 Pure. Written out because autograd would go back through the means for nothing: centred rows sum to zero, so
 that part of the gradient is zero.

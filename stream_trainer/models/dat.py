@@ -1,5 +1,4 @@
-"""The Dual Augmented Two-tower model (Yu et al., DLP-KDD 2021), with the choices of later practice; see
-dat.md and findings.
+"""The Dual Augmented Two-tower model (Yu et al., DLP-KDD 2021), with the choices of later practice.
 
 Owns which fields a row has for this model, the two towers, and the losses' sum. Never reads a table or a
 store: rows come in as tensors. With augmented_dim = 0 (or name = "two_tower") it is the plain two-tower
@@ -96,8 +95,8 @@ class Dat(RetrievalModel):
     def losses(self, scored: Scored) -> dict[str, Tensor]:
         """Return the weighted parts of the loss; their sum is what is minimised.
 
-        loss = loss_p + λ1 loss_u + λ2 loss_v + λ3 loss_CA (dat.md). A running mean needs no loss_u: it is its
-        minimiser.
+        loss = loss_p + λ1 loss_u + λ2 loss_v + λ3 loss_CA. A running mean needs no loss_u, whose minimiser it
+        is.
         """
         settings = self.settings
         parts = super().losses(scored)

@@ -1,4 +1,4 @@
-"""The losses of DAT (dat.md) and of later practice: pure functions of scores and embeddings.
+"""The losses of DAT (Yu et al. 2021) and of later practice: pure functions of scores and embeddings.
 
 Legend: B positives, J candidates of each (column 0 is the positive), D width.
 """

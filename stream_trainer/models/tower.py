@@ -1,4 +1,4 @@
-"""One tower: from the parts of a query or an item to a vector (dat.md, "DAT"); and what parts are made of.
+"""One tower: from the parts of a query or an item to a vector (Yu et al. 2021); and what parts are made of.
 
 Legend: B rows, Z input width, K embedding width, N numeric features, D output width.
 """

@@ -1,4 +1,4 @@
-"""The whole model's loss on a small batch equals dat.md, written out in plain numpy and loops."""
+"""The whole model's loss on a small batch equals the paper's, written out in plain numpy and loops."""
 
 import math
 
@@ -123,7 +123,7 @@ def test_the_loss_is_that_of_the_equations(overrides: tuple[str, ...]) -> None:
 
 
 def test_the_papers_batch_has_exactly_t_pairs() -> None:
-    """The batch that is compared above has no draw that hits its positive, so T = D (S + 1) as in dat.md."""
+    """The batch that is compared above has no draw that hits its positive: T = D (S + 1) as in the paper."""
     world, examples, _ = learned(PAPER)
     assert sum(map(len, Reference(world).candidates(examples))) == 5 * (2 + 1)
 

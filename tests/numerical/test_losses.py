@@ -1,4 +1,4 @@
-"""The losses against values worked out by hand and plain numpy loops (dat.md)."""
+"""The losses against values worked out by hand and plain numpy loops."""
 
 import math
 
