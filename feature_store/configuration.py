@@ -9,7 +9,7 @@ reads it first.
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from feature_store.schema import EventKind
 
@@ -96,6 +96,12 @@ class FeatureSettings(_Section):
     category: str = Field(
         "category", description="the item feature that Category Alignment Loss groups by; '' = none"
     )
+
+    @field_validator("item_categorical", "user_categorical")
+    @classmethod
+    def _in_order_of_names(cls, counts: dict[str, int]) -> dict[str, int]:
+        """Columns of rows stand in this order, for all who read a store: a file may list its keys in any."""
+        return dict(sorted(counts.items()))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -268,32 +274,25 @@ class Configuration(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        learning = self.learning
+        learning, model, features = self.learning, self.model, self.features
         if learning.shown_negatives and self.join.emit != "at_close":
             raise ValueError("learning.shown_negatives needs join.emit = 'at_close'")
         uniform = learning.negatives_per_positive or learning.shared_negatives
         if not (uniform or learning.in_batch_negatives or learning.shown_negatives):
             raise ValueError("learning: no kind of negatives is on")
-        if self.model.residual and self.model.output_dim != self.model.embedding_dim:
+        if model.residual and model.output_dim != model.embedding_dim:
             raise ValueError("model.residual needs model.output_dim = model.embedding_dim")
-        if self.model.name == "dat" and self.model.augmented_dim not in (0, self.model.output_dim):
+        if model.name == "dat" and model.augmented_dim not in (0, model.output_dim):
+            raise ValueError("model.augmented_dim must be 0 or model.output_dim: they imitate embeddings")
+        if model.name in ("youtube_dnn", "fm", "mind") and model.output_dim != model.embedding_dim:
+            raise ValueError(f"model.name = '{model.name}' needs model.output_dim = model.embedding_dim")
+        if model.name in ("youtube_dnn", "mind") and not model.history_length:
+            raise ValueError(f"model.name = '{model.name}' needs model.history_length")
+        of_users = (model.use_user_id, model.history_length, features.user_categorical, features.user_numeric)
+        if not any(of_users) and not (model.name == "dat" and model.augmented_dim):
             raise ValueError(
-                "model.augmented_dim must be 0 or model.output_dim: augmented vectors imitate embeddings"
+                f"model.name = '{model.name}' needs something of users: model.use_user_id, for example"
             )
-        items_are_rows = self.model.name in ("youtube_dnn", "fm", "mind")
-        if items_are_rows and self.model.output_dim != self.model.embedding_dim:
-            raise ValueError(f"model.name = '{self.model.name}' needs model.output_dim = model.embedding_dim")
-        if self.model.name in ("youtube_dnn", "mind") and not self.model.history_length:
-            raise ValueError(f"model.name = '{self.model.name}' needs model.history_length")
-        if self.model.name == "fm" and not (
-            self.model.use_user_id
-            or self.model.history_length
-            or self.features.user_categorical
-            or self.features.user_numeric
-        ):
-            raise ValueError("model.name = 'fm' needs something of users: model.use_user_id, for example")
-        if self.features.category and self.features.category not in self.features.item_categorical:
-            raise ValueError(
-                f"features.category '{self.features.category}' is not in features.item_categorical"
-            )
+        if features.category and features.category not in features.item_categorical:
+            raise ValueError(f"features.category '{features.category}' is not in features.item_categorical")
         return self

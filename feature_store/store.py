@@ -128,6 +128,7 @@ class FeatureStore(_Families):
             StoreCorruptError: its column families disagree about the commit.
             StoreError: RocksDB cannot open it.
         """
+        self._path = path
         self.waits_s: list[float] = []  # here a read waits for no commit
         path.mkdir(parents=True, exist_ok=True)
         try:
@@ -151,7 +152,11 @@ class FeatureStore(_Families):
     def commit(
         self, writes: Writes, watermark_ms: int, latest_click_ms: int, rows: RowWrites = _NO_ROWS
     ) -> CommitInfo:
-        """Make all writes and rows durable together, or none: one synced WriteBatch."""
+        """Make all writes and rows durable together, or none: one synced WriteBatch.
+
+        Raises:
+            StoreError: they cannot be written; what was committed before is whole.
+        """
         of_rows = ((name, chunk.pairs()) for name, chunks in rows.items() for chunk in chunks)
         others = ((name, self._pairs(name, given)) for name, given in writes.items())
         return self.commit_pairs(chain(of_rows, others), watermark_ms, latest_click_ms)
@@ -186,7 +191,13 @@ class FeatureStore(_Families):
                     put(key, value, handle)
         for handle in self._handle.values():
             batch.put(_COMMIT_KEY, info.encode(), handle)
-        self._db.write(batch, self._sync)
+        try:
+            self._db.write(batch, self._sync)
+        except Exception as error:
+            raise StoreError(
+                f"RocksDB cannot write commit {info.number} to the feature store {self._path}: {error}. "
+                f"Commit {self.last_commit.number} is whole: make room or mend the disk, and start again"
+            ) from error
         self.last_commit = info
         return info
 

@@ -25,6 +25,7 @@ from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.errors import StoreError
 from feature_store.rows import RowLayout
 from feature_store.store import CommitInfo, FeatureStoreReader
+from stream_trainer import frequency
 from stream_trainer.models.factory import make_model, row_layouts
 from stream_trainer.models.loops import pool_values
 from stream_trainer.models.retrieval import History, ItemInputs, UserInputs
@@ -154,9 +155,8 @@ def embed_corpus(reader: FeatureStoreReader, batch_size: int = 8192) -> Embedded
     for start in range(0, len(keys), batch_size):
         rows, _ = scorer.rows("item", keys[start : start + batch_size])
         embedded.append(scorer.item_embeddings(rows))
-        age_n = rows.ints("frequency_at")[:, 0].numpy().astype(np.float64) - progress["num_positives"]
-        count_n = rows.floats("frequency")[:, 0].numpy() * np.exp2(age_n / scorer.half_life)
-        popularity.append(count_n.astype(np.float32))
+        count_n, at_n = rows.floats("frequency")[:, 0].numpy(), rows.ints("frequency_at")[:, 0].numpy()
+        popularity.append(frequency.decayed(count_n, at_n, progress["num_positives"], scorer.half_life))
     width = scorer.settings.output_dim
     p_ND = np.concatenate(embedded) if embedded else np.zeros((0, width), np.float32)
     popularity_N = np.concatenate(popularity) if popularity else np.zeros(0, np.float32)

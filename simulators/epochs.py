@@ -217,7 +217,7 @@ def _count_frequencies(state: TrainerState, items_E: I64) -> None:
     numbers = np.flatnonzero(counts_N)
     for chunk in _split(numbers):
         _begin_batch(state)
-        at = np.full((len(chunk), 1), now, np.int32)
+        at = np.full((len(chunk), 1), frequency.stamp(now))
         slots = state.tables.item.slots(chunk)
         state.tables.item.write(slots, {"frequency": counts_N[chunk][:, None], "frequency_at": at})
 

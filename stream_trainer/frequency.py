@@ -2,8 +2,8 @@
 users.
 
 Pure. An item's row keeps a decayed count and the number of positives learned when it was last brought up to
-date. Every occurrence counts, also several in one batch: counting at most one a batch underestimates popular
-items (tensorflow/recommenders#635). Legend: n items.
+date, of that number the last 32 bits: weeks bring more. Every occurrence counts, also several in one batch:
+counting at most one a batch underestimates popular items (tensorflow/recommenders#635). Legend: n items.
 """
 
 import math
@@ -12,16 +12,27 @@ import numpy as np
 import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
+_STAMPS = 2**32
+
+
+def stamp(now: int) -> np.int32:
+    """Return what a row keeps of the number of positives learned: its last 32 bits.
+
+    >>> stamp(2**31), stamp(2**32 + 5)
+    (np.int32(-2147483648), np.int32(5))
+    """
+    return np.uint32(now % _STAMPS).view(np.int32)
 
 
 def decayed(count_n: F32, at_n: npt.NDArray[np.int32], now: int, half_life: float) -> F32:
     """Return the counts as of `now`, all clocks in positives learned: each past positive weighs 2^(-age /
-    half_life).
+    half_life). An age is known but for multiples of 2^32, after which hardly anything is left to decay.
 
     >>> decayed(np.array([8.0], np.float32), np.array([100], np.int32), 300, 100.0).tolist()
     [2.0]
     """
-    return (count_n * np.exp2((at_n.astype(np.float64) - now) / half_life)).astype(np.float32)
+    age_n = (now - at_n.astype(np.int64)) % _STAMPS
+    return (count_n * np.exp2(-age_n / half_life)).astype(np.float32)
 
 
 def total_count(num_positives: int, half_life: float) -> float:

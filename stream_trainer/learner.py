@@ -267,7 +267,7 @@ class Learner:
         slots = table.slots(numbers)
         count_n, at_n = table.floats(slots, "frequency")[:, 0], table.ints(slots, "frequency_at")[:, 0]
         fresh_n = frequency.decayed(count_n, at_n, now, self.config.learning.frequency_half_life) + counts_n
-        at_n1 = np.full((len(slots), 1), now, np.int32)
+        at_n1 = np.full((len(slots), 1), frequency.stamp(now))
         table.write(slots, {"frequency": fresh_n.astype(np.float32)[:, None], "frequency_at": at_n1})
 
 

@@ -16,11 +16,12 @@ from stream_trainer.models.retrieval import F32, best_scores
 
 HITS_AT = 50
 _CHUNK = 8192
+_KEPT = 100_000
 
 
 class Prequential:
     """Ranks a batch now and then. `curve` holds (positives learned so far, hit rate at 50, mean reciprocal
-    rank).
+    rank), the newest hundred thousand.
     """
 
     def __init__(self, settings: LearningSettings) -> None:
@@ -58,6 +59,7 @@ class Prequential:
         targets = learner.embed_items(new.records["item"]).numpy()
         ranks = self._ranks(users, targets, new)
         self.curve.append((num_positives, float(np.mean(ranks <= HITS_AT)), float(np.mean(1 / ranks))))
+        del self.curve[:-_KEPT]
 
     def _ranks(self, users: F32, targets_BD: F32, new: Examples) -> npt.NDArray[np.float64]:
         scores_Bn = best_scores(users, self._items.numpy())

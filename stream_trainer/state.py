@@ -54,6 +54,8 @@ class TrainerState:
         self.value_numbers = Numbering(store.items("value_number"))
         self.corpus = Corpus(store.items("corpus"))
         self._join_changes: list[bytes] = []
+        self.num_join_bytes = 0
+        """How much changed in the join since the last commit."""
         features = config.features
         self.item_features = FeatureEncoder(
             features.item_categorical, features.item_numeric, self.value_numbers
@@ -115,6 +117,7 @@ class TrainerState:
             self._places[TopicPartition(place.topic, place.partition)] = place
         if chunk.join_changes:
             self._join_changes.append(chunk.join_changes)
+            self.num_join_bytes += len(chunk.join_changes)
         self.unapplied.extend(chunk.facts)
         self._marks = chunk.marks
         self._num_received += len(chunk.facts)
@@ -186,7 +189,8 @@ class TrainerState:
         self.flush_item_features()
         num_rows = sum(table.num_dirty for table in self.tables)
         rows = {name: table.take_dirty() for name, table in self.tables._asdict().items()}
-        join_changes, self._join_changes = EncodedChanges(self._join_changes), []
+        join_changes = EncodedChanges(self._join_changes)
+        self._join_changes, self.num_join_bytes = [], 0
         writes: Writes = {
             "item_number": self.item_numbers.take_changes(),
             "value_number": self.value_numbers.take_changes(),

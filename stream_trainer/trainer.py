@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.1
 _MOST_AHEAD = 32_768  # facts that may wait; a commit holds them all
 _BATCHES_AHEAD = 32  # as many as make up for a pause of the feed: Kafka's answers come in bursts
+_MOST_JOIN_BYTES = 32 << 20
 _KEPT_STEPS = 100_000
 
 
@@ -217,17 +218,21 @@ class Trainer:
         )
 
     def _commit_is_due(self) -> bool:
-        """By time; while the one before is being written, learning goes on rather than wait for it."""
+        """By time; while the one before is being written, learning goes on rather than wait for it. Where
+        commits go by batches, also when a lot came that nobody clicked: a commit holds it all.
+        """
         learning = self._config.learning
-        return (
-            not learning.commit_every_batches
-            and self._begun is None
-            and self._clock() - self._last_commit >= learning.commit_interval_seconds
-        )
+        if self._begun is not None:
+            return False
+        if learning.commit_every_batches:
+            return self.state.num_join_bytes > _MOST_JOIN_BYTES
+        return self._clock() - self._last_commit >= learning.commit_interval_seconds
 
     def _learn_if_waited(self) -> None:
-        """Live, a batch that does not fill is learned after a while; a bounded replay goes by count alone."""
-        if self._feed.until_end or not self.session.num_pending:
+        """Live, a batch that does not fill is learned after a while, and users' changes that no positive
+        follows are made; a bounded replay goes by count alone.
+        """
+        if self._feed.until_end or not self.state.pending:
             self._waiting_since = None
         elif self._waiting_since is None:
             self._waiting_since = self._clock()

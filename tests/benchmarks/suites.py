@@ -45,8 +45,8 @@ class Claim(NamedTuple):
     at_least: float | None
 
 
-# In place of S = 5: the other positives' items of the batch.
-_IN_BATCH = {"negatives_per_positive": 0, "in_batch_negatives": True}
+# In place of S = 5, or of those that the batch shares: the other positives' items of the batch.
+_IN_BATCH = {"negatives_per_positive": 0, "shared_negatives": 0, "in_batch_negatives": True}
 
 
 class Suite(NamedTuple):
@@ -173,6 +173,24 @@ def default_suite(
         num = max(1, num_batches // (4 * (1 + ratio)))
         suite.rows.extend(_default_rows(ratio, num, plain, alone, files, kafka))
         suite.claims.extend(_default_claims(ratio))
+        if not ratio:
+            mib = _tenth_of_rows_mib(config)
+            same_bytes(stores.copy(), stores.copy(row_memory_mib=mib), 32 * learning.batch_size)
+            tenth = with_settings(stores.copy(row_memory_mib=mib), rehearsal_ratio=0)
+            small = stack.enter_context(closing(EndToEnd(tenth, num_positives // 12)))
+            suite.streams["m0"] = small
+            suite.rows.extend(
+                [
+                    Row("n0", "… with in-batch negatives alone", 1, _run(files, **_IN_BATCH)),
+                    Row("m0", "… with memory for a tenth of the rows, a quarter as long", 1, _run(small)),
+                ]
+            )
+            suite.claims.extend(
+                [
+                    Claim("in-batch ÷ shared negatives, end to end", "n0", "c0", 1.5),
+                    Claim("memory for a tenth of the rows ÷ for all", "m0", "c0", 0.5),
+                ]
+            )
     return _possible(suite)
 
 

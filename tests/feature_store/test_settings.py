@@ -96,6 +96,8 @@ def test_a_nested_variable_goes_into_its_table() -> None:
         (["model.name=fm", "model.output_dim=16", "model.residual=false"], ["'fm' needs model.output_dim"]),
         (["model.preset=mind", "model.history_length=0"], ["'mind' needs model.history_length", "preset"]),
         (["model.name=fm", "model.history_length=0"], ["'fm' needs something of users"]),
+        (["model.name=two_tower", "model.history_length=0"], ["'two_tower' needs something of users"]),
+        (["model.augmented_dim=0", "model.history_length=0"], ["'dat' needs something of users"]),
         (["learning.shared_negatives=0"], ["no kind of negatives", "--set learning.shared_negatives"]),
         (["model.preset=best"], ["model.preset = 'best'", "--set", "default, paper, paper_mended"]),
         (["model.preset.x=1"], ["model.preset", "reproduction, youtube_dnn, fm, mind"]),

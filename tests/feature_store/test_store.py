@@ -72,6 +72,23 @@ def test_an_unknown_family_is_no_commit(store: FeatureStore) -> None:
     assert store.last_commit.number == 0
 
 
+def test_a_commit_that_cannot_be_written_says_what_is_whole(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.commit({"user": [(b"a", b"1")]}, 1, 1)
+
+    class Full:
+        def write(self, *_: object) -> None:
+            raise Exception("IO error: No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_db", Full())
+        with pytest.raises(StoreError, match=r"commit 2 .* No space left .* 1 is"):
+            store.commit({"user": [(b"a", b"2")]}, 2, 2)
+    assert (store.last_commit.number, store.get("user", [b"a"])) == (1, [b"1"])
+    assert store.commit({"user": [(b"a", b"3")]}, 3, 3).number == 2
+
+
 def test_a_second_trainer_is_refused(store: FeatureStore, tmp_path: Path) -> None:
     with pytest.raises(StoreLockedError, match=r"another trainer .*store\.path"):
         FeatureStore(tmp_path / "deep" / "store")

@@ -27,7 +27,7 @@ SETTINGS = (
     "learning.shared_negatives=16",
     "learning.rehearsal_ratio=2",
     "learning.frequency_half_life=100",
-    "features.item_categorical={category=1, colour=2}",
+    "features.item_categorical={colour=2, category=1}",  # not in order of names: theirs counts
     'features.item_numeric=["price"]',
     "features.user_categorical={country=1}",
     'features.user_numeric=["age"]',

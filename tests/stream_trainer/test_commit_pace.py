@@ -2,14 +2,17 @@
 
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from learning import configuration
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
+from feature_store.sequenced import Changes, encode_changes
 from feature_store.store import CommitInfo, FeatureStore, RowWrites, Writes
-from stream_trainer.chunk import Chunk, Joined, Marks, Position
+from stream_trainer.chunk import Changed, Chunk, Joined, Marks, Position
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.trainer import Trainer
@@ -70,6 +73,26 @@ class Trickle(SilentFeed):
             self._stop.set()
         marks = Marks(1000 * number, 1000, 1000 * number)
         return Chunk(list(facts), [], marks, b"", {}, 0, 0, {"impressions": 1}, {}, 1, False)
+
+
+class Script(SilentFeed):
+    """Live: these chunks, a second each, then silence until the trainer is stopped."""
+
+    until_end = False
+
+    def __init__(self, clock: Clock, stop: threading.Event, chunks: list[Chunk]) -> None:
+        super().__init__(clock)
+        self._stop, self._chunks = stop, chunks
+
+    def next_chunk(self, timeout_s: float) -> Chunk:
+        """Let a second pass."""
+        self._clock.seconds += 1
+        if self._clock.seconds >= NUM_CHUNKS:
+            self._stop.set()
+        return self._chunks.pop(0) if self._chunks else SILENCE
+
+
+SILENCE = Chunk([], [], Marks(), b"", {}, 0, 0, {}, {}, 0, False)
 
 
 class SlowStore(FeatureStore):
@@ -142,3 +165,33 @@ def test_a_click_is_learned_in_time_though_others_never_come(tmp_path: Path) -> 
     assert summary.steps[0].seconds <= 5
     assert store.last_commit == CommitInfo(store.last_commit.number, 1000 * NUM_CHUNKS, 1000)
     store.close()
+
+
+def test_users_change_in_time_though_no_positive_follows(tmp_path: Path) -> None:
+    """A deletion is not to wait for somebody's next click."""
+    config = configuration("learning.batch_size=4", "learning.max_wait_seconds=2")
+    clock, stop = Clock(), threading.Event()
+    clicks = [Joined("gone", f"i{n}", 0, n) for n in range(4)]
+    chunks = [replace(SILENCE, facts=clicks), replace(SILENCE, facts=[Changed(False, "gone", None)])]
+    with closing(FeatureStore(tmp_path / "store")) as store:
+        trainer = Trainer(
+            config, Script(clock, stop, chunks), store, TrainerMetrics(CollectorRegistry()), clock
+        )
+        summary = trainer.run(stop)
+        table = trainer.state.tables.user
+        table.begin_batch()
+        assert (table.ints(table.slots(["gone"]), "history") < 0).all()
+        assert (summary.num_positives, trainer.state.pending) == (4, [])
+
+
+def test_commits_by_batches_come_also_where_nobody_clicks(tmp_path: Path) -> None:
+    """What changes in the join is kept until a commit: more than so much of it is not."""
+    config = configuration("learning.commit_every_batches=5")
+    clock, stop = Clock(), threading.Event()
+    changes = [encode_changes(Changes(n, {n: "x" * (12 << 20)}, [])) for n in range(1, 8)]
+    chunks = [replace(SILENCE, join_changes=each) for each in changes]
+    with closing(SlowStore(tmp_path / "store", clock, 0.0)) as store:
+        Trainer(config, Script(clock, stop, chunks), store, TrainerMetrics(CollectorRegistry()), clock).run(
+            stop
+        )
+        assert store.begun == [3, 6, NUM_CHUNKS]

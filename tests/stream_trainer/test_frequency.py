@@ -55,6 +55,18 @@ def test_counts_halve_after_a_half_life() -> None:
     assert frequency.total_count(len(stream), 5.0) == pytest.approx(sum(expected), rel=1e-9)
 
 
+@pytest.mark.parametrize("start", [2**31 - 6, 2**32 - 6, 5 * 2**32 + 7])
+def test_counts_go_on_after_billions_of_positives(start: int) -> None:
+    """A row keeps 32 bits of the clock; a day of 25,000 positives a second is more than 31 hold."""
+    world = World(configuration(*SMALL, "learning.frequency_half_life=5", "model.logq=true"))
+    world.add_items(ITEMS)
+    world.num_positives = start
+    stream = [0, 1, 0, 2, 2, 0, 1, 0, 3, 3, 3, 0]
+    learn(world, stream, 1)
+    expected = [sum(2.0 ** (-(11 - at) / 5) for at, n in enumerate(stream) if n == item) for item in range(6)]
+    assert counts(world).tolist() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize(("num", "half_life"), [(0, 3.0), (1, 3.0), (40, 0.5), (1000, 1e6), (1000, 1e15)])
 def test_the_total_is_the_sum_of_all_weights(num: int, half_life: float) -> None:
     expected = math.fsum(2.0 ** (-age / half_life) for age in range(num))
