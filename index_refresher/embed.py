@@ -25,7 +25,7 @@ from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.errors import StoreError
 from feature_store.rows import RowLayout
 from feature_store.store import CommitInfo, FeatureStoreReader
-from stream_trainer import frequency
+from stream_trainer.models import frequency
 from stream_trainer.models.factory import make_model, row_layouts
 from stream_trainer.models.loops import pool_values
 from stream_trainer.models.retrieval import History, ItemInputs, UserInputs

@@ -19,8 +19,9 @@ from feature_store.schema import Click, ItemFeatures, UserFeatures
 from feature_store.store import FeatureStore
 from simulators.dataset import Dataset
 from simulators.timeline import timeline
-from stream_trainer import frequency, running_mean
+from stream_trainer import running_mean
 from stream_trainer.examples import Examples, Records, UserOp, fold_users
+from stream_trainer.models import frequency
 from stream_trainer.state import TrainerState
 
 OnEpoch = Callable[[int], None]
@@ -208,7 +209,7 @@ def _begin_batch(state: TrainerState) -> None:
 
 
 def _count_frequencies(state: TrainerState, items_E: I64) -> None:
-    """Write each item's decayed count as it stands after one pass (`stream_trainer/frequency.py`)."""
+    """Write each item's decayed count as it stands after one pass (`stream_trainer/models/frequency.py`)."""
     now = len(items_E)
     half_life = state.config.learning.frequency_half_life
     learned_at_E = np.arange(1, now + 1, dtype=np.int32)

@@ -17,11 +17,12 @@ from torch import Tensor
 from feature_store.configuration import Configuration
 from feature_store.hashing import Purpose, event_keys
 from feature_store.rows import RowTable
-from stream_trainer import frequency, running_mean
+from stream_trainer import running_mean
 from stream_trainer.candidates import Candidates, lay_out, score
 from stream_trainer.corpus import Corpus
 from stream_trainer.examples import Examples
 from stream_trainer.gathered import GatheredRows, GatheredValues, item_inputs
+from stream_trainer.models import frequency
 from stream_trainer.models.dense_adam import DenseAdam
 from stream_trainer.models.factory import make_model, running_mean_width
 from stream_trainer.models.retrieval import History, Scored, UserInputs

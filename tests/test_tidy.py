@@ -30,11 +30,12 @@ PURE = {
         "codec compiled configuration errors hashing id_index index numbering presets schema sequenced"
     ),
     "stream_trainer": (
-        "candidates chunk chunker corpus event_log examples features file_frames frequency gathered join "
+        "candidates chunk chunker corpus event_log examples features file_frames gathered join "
         "join_entries merge negatives rehearsal running_mean"
     ),
     "stream_trainer/models": (
-        "alignment dat factory fm loops losses mind relu_layers retrieval row_optimiser tower youtube_dnn"
+        "alignment dat factory fm frequency loops losses mind relu_layers retrieval row_optimiser tower "
+        "youtube_dnn"
     ),
     "index_refresher": "checks",
     "simulators": "amazon_fields compare_plan contenders metrics statistics timeline",

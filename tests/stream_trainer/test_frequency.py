@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from learning import World, configuration
 
-from stream_trainer import frequency
+from stream_trainer.models import frequency
 
 ITEMS: dict[str, dict[str, str]] = {f"i{n}": {} for n in range(6)}
 SMALL = ("model.hidden=[8]", "learning.shared_negatives=4", "learning.rehearsal_ratio=0")

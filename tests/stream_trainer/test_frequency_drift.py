@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from learning import World, configuration
 
-from stream_trainer import frequency
+from stream_trainer.models import frequency
 
 NUM_ITEMS, HALF_LIFE = 8, 60.0
 SMALL = ("model.hidden=[8]", "learning.shared_negatives=4", "learning.rehearsal_ratio=1")
