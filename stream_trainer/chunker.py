@@ -33,6 +33,12 @@ class Chunker:
         self._places: dict[TopicPartition, tuple[int, int]] = {}
         self._num_events: Counter[str] = Counter()
 
+    def begin_at(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Note where partitions are begun of which nothing is known: while they are empty, too, or what comes
+        and is deleted before the next start would not be missed then.
+        """
+        self._places |= {partition: (offset, 0) for partition, offset in offsets.items()}
+
     def add(self, records: Sequence[Merged]) -> None:
         """Take records in merge order; one that could not be decoded has no event, but its place counts."""
         joiner, facts = self._joiner, self._facts

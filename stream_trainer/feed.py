@@ -64,11 +64,13 @@ class LocalFeed:
         """Seek to the stored offsets and load the join; return the topics' UUIDs."""
         places = {TopicPartition(place.topic, place.partition): place for place in position.places}
         self._chunker = Chunker(self._config.join, position)
-        return self._ingest.start(
+        ids = self._ingest.start(
             {partition: place.next_offset for partition, place in places.items()},
             {partition: place.latest_ts_ms for partition, place in places.items()},
             position.topic_ids,
         )
+        self._chunker.begin_at({p: n for p, n in self._ingest.next_offsets.items() if p not in places})
+        return ids
 
     def next_chunk(self, timeout_s: float) -> Chunk:
         """Read and join a stretch of the log; the last one of a bounded replay closes all windows."""

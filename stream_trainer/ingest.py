@@ -103,6 +103,11 @@ class Ingest:
         return ids
 
     @property
+    def next_offsets(self) -> Mapping[TopicPartition, int]:
+        """Where polling goes on in each partition."""
+        return self._position
+
+    @property
     def at_end(self) -> bool:
         """Whether a bounded replay has handed out everything."""
         return self._until_end and not self._open and not len(self._merge)

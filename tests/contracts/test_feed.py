@@ -20,6 +20,7 @@ from stream_trainer.event_log import TopicPartition
 from stream_trainer.feed import Feed
 from stream_trainer.feed_process import open_feed
 from stream_trainer.file_log import FileEventLog
+from stream_trainer.file_writer import FileWriter
 
 NOWHERE = Position([], {}, Marks(), [])
 LIMIT_S = 30
@@ -128,7 +129,28 @@ def test_a_log_becomes_joined_clicks_and_changes_in_order(opened: Opener, log: F
 
 
 def places(chunks: list[Chunk]) -> dict[str, Place]:
-    return {place.topic: place for chunk in chunks for place in chunk.places}
+    """Return the last place of each topic, all of whose records are in one partition."""
+    return {place.topic: place for chunk in chunks for place in chunk.places if place.next_offset}
+
+
+def test_a_partition_is_begun_though_it_is_empty(opened: Opener, log: FileEventLog, tmp_path: Path) -> None:
+    """What comes into it after a commit, and is deleted before it is read, is missed by the next start."""
+    write(log, [ItemFeatures(id="a", ts_ms=1)])
+    topic_ids = log.topic_ids(["items", "users", "impressions", "clicks"])
+    position = after(read_to_end(opened(True), NOWHERE), NOWHERE, topic_ids)
+    begun = sorted((place.topic, place.next_offset) for place in position.places)
+    assert begun == sorted(
+        [(topic, 0) for topic in (*topic_ids, "users", "impressions", "clicks")] + [("items", 1)]
+    )
+    for n in range(3):  # a segment each
+        writer = FileWriter(tmp_path, segment_bytes=1)
+        click = Click(impression_id=f"{n}", user_id="u", item_id="a", ts_ms=n + 2)
+        writer.send("clicks", b"u", encode(click), click.ts_ms)
+        writer.close()
+    for partition in (0, 1):
+        log.delete_before(TopicPartition("clicks", partition), 3)
+    with pytest.raises(OffsetLostError, match="deleted before they were read"):
+        opened(True).start(position)
 
 
 def test_both_give_the_same_and_go_on_where_a_commit_stood(opened: Opener, log: FileEventLog) -> None:
