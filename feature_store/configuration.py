@@ -73,6 +73,7 @@ class JoinSettings(_Section):
         3600, gt=0, description="how long an impression waits for clicks"
     )
     allowed_lateness_seconds: float = Field(60, ge=0, description="how far events may be out of order")
+    max_ahead_seconds: float = Field(3600, gt=0, description="so much later than its record is refused")
     emit: Literal["on_click", "at_close"] = Field("on_click", description="when a positive is emitted")
     late: Literal["train", "drop"] = Field("drop", description="clicks after the window")
     unmatched: Literal["train", "drop"] = Field("drop", description="clicks without an impression")

@@ -101,6 +101,7 @@ class DecodeReason(StrEnum):
     NOT_FINITE = "not_finite"
     UNKNOWN_VERSION = "unknown_version"
     KEY_MISMATCH = "key_mismatch"
+    AHEAD_OF_TIME = "ahead_of_time"
 
 
 class DecodeError(DualstreamError):

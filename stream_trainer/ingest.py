@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from feature_store.codec import decode_many
 from feature_store.configuration import Configuration
-from feature_store.errors import DecodeError, OffsetLostError, TopicRecreatedError
+from feature_store.errors import DecodeError, DecodeReason, OffsetLostError, TopicRecreatedError
 from feature_store.schema import Event
 from stream_trainer.event_log import EventLog, EventWriter, Headers, Record, TopicPartition
 from stream_trainer.merge import Merge
@@ -25,7 +25,7 @@ _MAX_BURIED_BYTES = 900_000  # a record of the log holds 1 MiB, and the headers 
 _MAX_BURIED_KEY_BYTES = 1_000
 _MAX_CARRIED_HEADERS = 100
 _READ_OF = attrgetter("key", "value", "timestamp")
-_OFFSET_OF = attrgetter("offset")
+_OFFSET_OF, _WRITTEN_OF = attrgetter("offset"), attrgetter("timestamp")
 
 _Decoded: TypeAlias = tuple[int, Event | None]
 Merged: TypeAlias = tuple[TopicPartition, int, _Decoded]
@@ -51,6 +51,7 @@ class Ingest:
         self._until_end = until_end
         self._now = now
         self._kinds = config.topics.kinds()
+        self._max_ahead_ms = round(config.join.max_ahead_seconds * 1000)
         self._reader = event_log.reader()
         self._dead: EventWriter | None = None
         self._ends: dict[TopicPartition, int] = {}
@@ -178,7 +179,28 @@ class Ingest:
         for place, error in errors.items():
             self._bad[partition, records[place].offset] = records[place], error
         times_ms = [event.ts_ms if event is not None else 0 for event in events]
+        if max(times_ms, default=0) > min(map(_WRITTEN_OF, records), default=0) + self._max_ahead_ms:
+            self._refuse_what_is_ahead(partition, records, events, times_ms)
         self._merge.push(partition, times_ms, zip(map(_OFFSET_OF, records), events, strict=True))
+
+    def _refuse_what_is_ahead(
+        self,
+        partition: TopicPartition,
+        records: Sequence[Record],
+        events: list[Event | None],
+        times_ms: list[int],
+    ) -> None:
+        """Refuse events dated much later than they were written: one would take the stream's time along,
+        and close every window. By the records' own times, so that a replay refuses the same.
+        """
+        for place, (record, ts_ms) in enumerate(zip(records, times_ms, strict=True)):
+            if 0 < record.timestamp < ts_ms - self._max_ahead_ms:
+                detail = (
+                    f"field 'ts_ms': {ts_ms} is {(ts_ms - record.timestamp) / 1000:.0f} s after the record "
+                    f"was written; join.max_ahead_seconds allows {self._max_ahead_ms / 1000:.0f}"
+                )
+                self._bad[partition, record.offset] = record, DecodeError(DecodeReason.AHEAD_OF_TIME, detail)
+                events[place], times_ms[place] = None, 0
 
     def _settle(self) -> None:
         """Release the merge from partitions with nothing to read."""

@@ -198,6 +198,35 @@ def test_a_dead_letter_keeps_its_message_whole_with_its_own_headers(
     ]
 
 
+def test_an_event_far_ahead_of_its_record_does_not_take_time_along(
+    log: FileEventLog, bounded: Ingest, writer: EventWriter
+) -> None:
+    """An hour is allowed: `join.max_ahead_seconds`. A record without a time of its own is believed."""
+    century_ms, now_ms = 4_102_444_800_000, 1_700_000_000_000
+    dated = [
+        (now_ms, 5),
+        (now_ms, 3_600_000),
+        (now_ms, 3_600_001),
+        (now_ms, century_ms - now_ms),
+        (now_ms, 6),
+    ]
+    for at_ms, ahead_ms in [*dated, (0, century_ms)]:
+        click = Click(impression_id="i", user_id="u", item_id="a", ts_ms=at_ms + ahead_ms)
+        writer.send("clicks", b"u", encode(click), at_ms)
+    writer.flush()
+    bounded.start({}, {}, {})
+    events = bounded.next_events(10, 0)
+    assert [event is None for _, _, (_, event) in events] == [False, False, True, True, False, False]
+    latest = now_ms + 3_600_000
+    assert [ts_ms for _, ts_ms, _ in events] == [now_ms + 5, *[latest] * 4, century_ms]
+    bounded.flush_dead_letters()
+    named = [dict(letter.headers) for letter in dead_letters(log)]
+    assert [each["reason"] for each in named] == [b"ahead_of_time"] * 2
+    assert (
+        b"2402444800 s after the record was written; join.max_ahead_seconds allows 3600" in named[1]["detail"]
+    )
+
+
 def dead_letters(log: FileEventLog) -> list[FileRecord]:
     reader = log.reader()
     reader.assign(log.beginning_offsets(log.partitions(["dead-letters"])))
