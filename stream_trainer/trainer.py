@@ -93,6 +93,7 @@ class Trainer:
         self._num_events = self._num_commits = self._batches_since_commit = 0
         self._commit_stalls: list[float] = []
         self._start = self._last_commit = clock()
+        self._committed: tuple[int, ...] | None = None
         self._waiting_since: float | None = None
         self._lag_records = 0
         self._steps: list[StepStats] = []
@@ -185,7 +186,7 @@ class Trainer:
         self._finish_commit()
         self._num_commits += 1
         self._batches_since_commit = 0
-        self._last_commit = self._clock()
+        self._last_commit, self._committed = self._clock(), self._progress()
         self._was_held_up(time.perf_counter() - start)
 
     def _continue_commit(self) -> None:
@@ -218,15 +219,21 @@ class Trainer:
         )
 
     def _commit_is_due(self) -> bool:
-        """By time; while the one before is being written, learning goes on rather than wait for it. Where
-        commits go by batches, also when a lot came that nobody clicked: a commit holds it all.
+        """By time, if anything happened; while the one before is being written, learning goes on rather than
+        wait for it. Where commits go by batches, also when a lot came that nobody clicked: a commit holds it.
         """
         learning = self._config.learning
         if self._begun is not None:
             return False
         if learning.commit_every_batches:
             return self.state.num_join_bytes > _MOST_JOIN_BYTES
-        return self._clock() - self._last_commit >= learning.commit_interval_seconds
+        is_time = self._clock() - self._last_commit >= learning.commit_interval_seconds
+        return is_time and self._committed != self._progress()
+
+    def _progress(self) -> tuple[int, ...]:
+        """Return what differs once anything was received, applied or learned."""
+        state = self.state
+        return self._num_events, len(state.unapplied), len(state.pending), state.num_steps
 
     def _learn_if_waited(self) -> None:
         """Live, a batch that does not fill is learned after a while, and users' changes that no positive

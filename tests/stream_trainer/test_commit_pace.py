@@ -31,7 +31,7 @@ class Clock:
 
 
 class SilentFeed:
-    """Chunks without facts, each of which takes a second."""
+    """Chunks of an event without facts, each of which takes a second."""
 
     until_end = True
 
@@ -46,7 +46,7 @@ class SilentFeed:
         """Let a second pass."""
         self._clock.seconds += 1
         is_last = self._clock.seconds >= NUM_CHUNKS
-        return Chunk([], [], Marks(), b"", {}, 0, 0, {}, {}, 0, is_last)
+        return Chunk([], [], Marks(), b"", {}, 0, 0, {"impressions": 1}, {}, 0, is_last)
 
     def report_progress(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Nobody asks."""
@@ -195,3 +195,16 @@ def test_commits_by_batches_come_also_where_nobody_clicks(tmp_path: Path) -> Non
             stop
         )
         assert store.begun == [3, 6, NUM_CHUNKS]
+
+
+def test_while_nothing_comes_nothing_is_committed(tmp_path: Path) -> None:
+    """Or each quiet minute would be a new state of the world, to be embedded and published anew."""
+    clock, stop = Clock(), threading.Event()
+    config = configuration("learning.commit_interval_seconds=3", "learning.commit_every_batches=0")
+    event = replace(SILENCE, num_events={"impressions": 1})
+    chunks = [*[SILENCE] * 12, event]
+    with closing(SlowStore(tmp_path / "store", clock, 0.0)) as store:
+        Trainer(config, Script(clock, stop, chunks), store, TrainerMetrics(CollectorRegistry()), clock).run(
+            stop
+        )
+        assert store.begun == [3, 13, NUM_CHUNKS]
