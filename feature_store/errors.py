@@ -12,6 +12,7 @@ DualstreamError                      exit 1
 │   ├── StoreCorruptError            10  a stored value does not parse
 │   └── StoreMismatchError           11  the store was made with settings that cannot be mixed with these
 ├── GenerationError                  12  a generation is missing, corrupt or failed its checks
+├── AddressError                     13  an address to serve at cannot be had, now
 └── DecodeError                      -   one message is bad: it goes to the dead-letter topic, nothing stops
 """
 
@@ -88,6 +89,12 @@ class GenerationError(DualstreamError):
     """A generation is missing, corrupt or failed its checks."""
 
     exit_code = 12
+
+
+class AddressError(DualstreamError):
+    """An address to serve at cannot be had: whoever has it may be ending."""
+
+    exit_code = 13
 
 
 class DecodeReason(StrEnum):

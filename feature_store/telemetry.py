@@ -20,13 +20,14 @@ from typing import Any, Self
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from feature_store.errors import DualstreamError, SettingsError
+from feature_store.errors import AddressError, DualstreamError
 
 log = logging.getLogger(__name__)
 
 _LOOPBACK = "127.0.0.1"
 _CHATTY_LIBRARIES = ("apscheduler", "kafka", "matplotlib")
 _MALLOC = {-1: 1 << 30, -2: 64 << 20, -3: 32 << 20}  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+_SILENCE_S = 60
 _INTERRUPTED = 130  # what a shell reports for a process ended by Ctrl-C
 
 
@@ -42,13 +43,33 @@ class _OneLine(logging.Formatter):
         return " | ".join(super().format(record).splitlines())
 
 
+class _Seldom(logging.Filter):
+    """Lets each part of a chatty library be heard once a minute at each level: without a broker kafka-python
+    says so ten times a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._silent_until_s: dict[tuple[str, int], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] not in _CHATTY_LIBRARIES:
+            return True
+        who = record.name, record.levelno
+        if record.created < self._silent_until_s.get(who, 0):
+            return False
+        self._silent_until_s[who] = record.created + _SILENCE_S
+        return True
+
+
 def configure_logging(level: str = "INFO") -> None:
     """Send log events to stderr, one line each; a second call replaces the first.
 
-    Libraries that tell of every connection are heard from WARNING on.
+    Libraries that tell of every connection are heard from WARNING on, and seldom.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine())
+    handler.addFilter(_Seldom())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for library in _CHATTY_LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -60,14 +81,14 @@ def serve_metrics(port: int, registry: CollectorRegistry) -> Callable[[], None] 
     """Serve `/metrics` on loopback and return what stops it; None for port -1. Port 0 is any free one.
 
     Raises:
-        SettingsError: the port is taken.
+        AddressError: the port is taken.
     """
     if port < 0:
         return None
     try:
         server, thread = start_http_server(port, addr=_LOOPBACK, registry=registry)
     except OSError as error:
-        raise SettingsError(
+        raise AddressError(
             f"cannot serve metrics on {_LOOPBACK}:{port}: {error.strerror}; choose another port by "
             "metrics.trainer_port or metrics.refresher_port (0 = any free one, -1 = none)"
         ) from None

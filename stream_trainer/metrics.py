@@ -1,5 +1,7 @@
 """The trainer's Prometheus metrics: their names, help and labels. Documented in deploy/METRICS.md."""
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -31,6 +33,8 @@ class TrainerMetrics:
             "prequential_hit_rate", "Share of positives ranked in the first 50 before being learned"
         )
         self.mrr = gauge("prequential_mrr", "Mean reciprocal rank of positives before being learned")
+        for unknown in (self.hit_rate, self.mrr):
+            unknown.set(math.nan)
         self.batch_seconds = seconds("batch_seconds", "Time of one learning step")
         self.commit_seconds = seconds(
             "commit_seconds",

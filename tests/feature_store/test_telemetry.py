@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from feature_store.errors import DualstreamError, SettingsError, StoreLockedError
+from feature_store.errors import AddressError, DualstreamError, SettingsError, StoreLockedError
 from feature_store.telemetry import StopSignals, configure_logging, run_main, serve_metrics
 
 
@@ -54,6 +54,22 @@ def test_times_are_utc_whatever_the_time_zone() -> None:
     assert formatter.format(record) == "2001-09-09T01:46:40.250Z INFO n: m"
 
 
+@pytest.mark.usefixtures("root_logger")
+def test_a_chatty_library_is_heard_once_a_minute() -> None:
+    """Each part of it at each level; our own lines always."""
+    configure_logging()
+    handler = logging.getLogger().handlers[0]
+
+    def heard(name: str, level: int, at_s: float) -> bool:
+        record = logging.LogRecord(name, level, "p", 1, "m", None, None)
+        record.created = at_s
+        return bool(handler.filter(record))
+
+    assert [heard("kafka.net", logging.ERROR, at_s) for at_s in (0, 0.1, 59, 60, 61)] == [1, 0, 0, 1, 0]
+    assert [heard("kafka.net", logging.WARNING, 61), heard("kafka.cluster", logging.ERROR, 61)] == [1, 1]
+    assert [heard("stream_trainer.ingest", logging.WARNING, at_s) for at_s in (0, 0.1)] == [1, 1]
+
+
 def test_metrics_are_served_on_loopback_until_closed() -> None:
     registry = CollectorRegistry()
     Counter("apples", "Apples eaten", registry=registry).inc(3)
@@ -64,7 +80,7 @@ def test_metrics_are_served_on_loopback_until_closed() -> None:
     assert close is not None
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         assert b"apples_total 3.0" in answer.read()
-    with pytest.raises(SettingsError, match=rf"127\.0\.0\.1:{port}.*metrics\.trainer_port"):
+    with pytest.raises(AddressError, match=rf"127\.0\.0\.1:{port}.*metrics\.trainer_port"):
         serve_metrics(port, registry)
     close()
     with socket.socket() as again:
