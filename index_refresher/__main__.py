@@ -14,7 +14,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from feature_store.configuration import Configuration
-from feature_store.errors import DualstreamError, SettingsError
+from feature_store.errors import AddressError, DualstreamError
 from feature_store.settings import add_settings_arguments, configuration_from
 from feature_store.store import FeatureStoreReader
 from feature_store.telemetry import StopSignals, configure_logging, run_main, serve_metrics
@@ -51,7 +51,13 @@ def _parser() -> argparse.ArgumentParser:
         (
             "rollback",
             _rollback,
-            "go back to the generation before the one in use; lasts until the next commit",
+            "go back to the generation before the one in use and hold it: refreshes go on but are not put in "
+            "use until resume",
+        ),
+        (
+            "resume",
+            _resume,
+            "end a rollback: put the newest whole generation in use, and later refreshes again",
         ),
     ):
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -120,7 +126,19 @@ def _serve(config: Configuration) -> int:
 
 def _rollback(config: Configuration) -> int:
     manifest = generation.rollback(config.refresh.path)
-    print(f"now in use: generation {manifest.folder_name}, of commit {manifest.commit}")
+    print(
+        f"now in use: generation {manifest.folder_name}, of commit {manifest.commit}; "
+        "refreshes do not replace it until index-refresher resume"
+    )
+    return 0
+
+
+def _resume(config: Configuration) -> int:
+    manifest = generation.resume(config.refresh.path)
+    print(
+        f"now in use: generation {manifest.folder_name}, of commit {manifest.commit}; "
+        "refreshes replace it again"
+    )
     return 0
 
 
@@ -130,15 +148,20 @@ def _refresh(config: Configuration, metrics: RefresherMetrics) -> Manifest | Non
 
 
 def _outcome(manifest: Manifest | None, path: Path) -> str:
-    if manifest is not None:
-        return (
-            f"published generation {manifest.folder_name} in {path}: commit {manifest.commit}, "
-            f"{manifest.num_items} items, {manifest.index_kind} index, recall {manifest.checks.recall:.3f}"
-        )
-    newest = generation.newest_used(path)
-    if newest is None:
+    used = generation.current(path)
+    if used is None:
         return "nothing to do: the trainer has committed nothing yet"
-    return f"nothing to do: generation {newest.name} in {path} is of the newest commit already"
+    if manifest is None:
+        outcome = f"nothing to do: generation {used.newest.name} in {path} is of the newest commit already"
+    else:
+        outcome = (
+            f"{'made' if used.held else 'published'} generation {manifest.folder_name} in {path}: "
+            f"commit {manifest.commit}, {manifest.num_items} items, {manifest.index_kind} index, "
+            f"recall {manifest.checks.recall:.3f}"
+        )
+    if used.held:
+        outcome += f"; a rollback holds {used.folder.name} in use until index-refresher resume"
+    return outcome
 
 
 def _listen(config: Configuration) -> socket.socket:
@@ -146,7 +169,7 @@ def _listen(config: Configuration) -> socket.socket:
     try:
         return socket.create_server(address)
     except OSError as error:
-        raise SettingsError(
+        raise AddressError(
             f"cannot serve at {address[0]}:{address[1]}: {error.strerror}; set serve.host and serve.port "
             "(0 = any free port)"
         ) from error

@@ -1,9 +1,10 @@
 """Generations on disk: one folder each, whole or not there at all, and which of them is in use.
 
-Owns the folder `refresh.path`: generations `<number>-<commit>`, the file CURRENT that names the one in use,
-and a lock for writers. Never builds or judges what it is given (`refresher.py`), and never reads the clock. A
-folder is complete before it gets its name, and CURRENT is replaced in one step, so a crash anywhere leaves
-the generation in use as it was.
+Owns the folder `refresh.path`: generations `<number>-<commit>`, the file CURRENT, and a lock for writers.
+CURRENT names the generation in use and, from a rollback until it is resumed, in a second line the newest,
+which is then held back. Never builds or judges what it is given (`refresher.py`), and never reads the clock.
+A folder is complete before it gets its name, and CURRENT is replaced in one step, so a crash anywhere leaves
+the generation in use, and the hold on it, as they were.
 """
 
 import fcntl
@@ -72,16 +73,27 @@ class Draft(NamedTuple):
     checks: CheckFigures
 
 
+class Current(NamedTuple):
+    """What CURRENT says. `newest` is the folder in use or, while a rollback holds that, the newest one."""
+
+    folder: Path
+    newest: Path
+    held: bool
+
+
 def publish(path: Path, draft: Draft, created_ms: int, keep: int) -> Manifest:
     """Write a generation, make it the one in use, and delete all but the newest `keep`.
 
-    All files and their folder are synced before the folder gets its name, and that before CURRENT says it.
-    Waits for another writer. What a crash left half written is removed here.
+    Where a rollback holds another in use, that one stays, and so do those before it: a second rollback needs
+    them. All files and their folder are synced before the folder gets its name, and that before CURRENT says
+    it. Waits for another writer. What a crash left half written is removed here.
 
     Raises:
         GenerationError: the disk is full, or the folder may not be written.
     """
     with _writing(path):
+        used = _readable_current(path)
+        held = used.folder.name if used and used.held else None
         index, items = draft.item_index.encode()
         written = (index, items, draft.popular.encode(), draft.towers, draft.model.encode())
         contents = dict(zip(FILES, written, strict=True))
@@ -102,8 +114,13 @@ def publish(path: Path, draft: Draft, created_ms: int, keep: int) -> Manifest:
         sync_folder(scratch)
         scratch.rename(path / manifest.folder_name)
         sync_folder(path)
-        _point(path, f"{manifest.folder_name}\n")
+        if held:
+            _point(path, held, manifest.folder_name)
+        else:
+            _point(path, manifest.folder_name)
         for name in _names(path)[:-keep]:
+            if held and _parse(name) <= _parse(held):
+                continue
             scratch = path / f"{_SCRATCH_PREFIX}{name}"  # a crash must not leave half of it under its name
             (path / name).rename(scratch)
             shutil.rmtree(scratch)
@@ -127,68 +144,14 @@ def load(folder: Path, num_threads: int) -> Generation:
         raise GenerationError(f"the generation {folder} is not what its {MANIFEST} says: {error}") from error
 
 
-def current(path: Path) -> Path | None:
-    """Return the folder of the generation in use, None before the first.
+def current(path: Path) -> Current | None:
+    """Return which generation is in use, None before the first.
+
+    Folders newer than `newest` may be there: a crash left them before CURRENT named them.
 
     Raises:
         GenerationError: CURRENT does not name a generation that is there.
     """
-    pointer = _pointer(path)
-    return None if pointer is None else path / pointer[0]
-
-
-def newest_used(path: Path) -> Path | None:
-    """Return the newest generation that was ever in use: the one in use, or that which was rolled back from.
-
-    Newer folders may be there: a crash left them before CURRENT named them.
-
-    Raises:
-        GenerationError: CURRENT does not name a generation that is there.
-    """
-    pointer = _pointer(path)
-    return None if pointer is None else path / pointer[1]
-
-
-def rollback(path: Path) -> Manifest:
-    """Go back to the newest whole generation before the one in use; to the newest of all if CURRENT is bad.
-
-    The refresher makes no new generation of a commit that was rolled back from, so this lasts until the
-    trainer commits.
-
-    Raises:
-        GenerationError: there is no earlier generation, or all are damaged.
-    """
-    if not path.is_dir():
-        raise GenerationError(f"there are no generations in {path}; set refresh.path to where they are")
-    with _writing(path):
-        names = _names(path)
-        try:
-            used, newest = _pointer(path) or ("", "")
-        except GenerationError:
-            used, newest = "", ""
-        earlier = [name for name in names if not used or _parse(name) < _parse(used)]
-        if not earlier:
-            raise GenerationError(
-                f"no generation in {path} is earlier than the one in use ({used or 'none'})"
-            )
-        manifest = _newest_whole(path, earlier)
-        from_line = f"rolled back from {newest}\n" if newest else ""
-        _point(path, f"{manifest.folder_name}\n{from_line}")
-    return manifest
-
-
-def _newest_whole(path: Path, names: list[str]) -> Manifest:
-    damage: list[str] = []
-    for name in reversed(names):
-        try:
-            return verify(path / name)[0]
-        except GenerationError as error:
-            damage.append(str(error))
-    raise GenerationError("; ".join(damage))
-
-
-def _pointer(path: Path) -> tuple[str, str] | None:
-    """Return the names of the generation in use and of the newest that ever was; None before the first."""
     file = path / CURRENT
     try:
         text = file.read_bytes().decode(errors="replace")
@@ -199,9 +162,82 @@ def _pointer(path: Path) -> tuple[str, str] | None:
     matched = _POINTER.fullmatch(text)
     if matched is None or not (path / matched[1]).is_dir():
         raise GenerationError(
-            f"{file} says {text[:80]!r}, which is no generation there; run index-refresher rollback, or once"
+            f"{file} says {text[:80]!r}, which is no generation there; run index-refresher resume, or once"
         )
-    return matched[1], matched[4] or matched[1]
+    return Current(path / matched[1], path / (matched[4] or matched[1]), matched[4] is not None)
+
+
+def earlier(path: Path) -> list[Path]:
+    """Return the generations before the one in use, the newest first; all if CURRENT is bad.
+
+    Those after it are left out: they are held back, or a crash left them.
+
+    Raises:
+        GenerationError: the folder cannot be read.
+    """
+    used = _readable_current(path)
+    try:
+        names = _names(path)
+    except OSError as error:
+        raise GenerationError(f"cannot read {path}: {error.strerror}") from error
+    return [path / name for name in reversed(names) if not used or _parse(name) < _parse(used.folder.name)]
+
+
+def rollback(path: Path) -> Manifest:
+    """Go back to the newest whole generation before the one in use, to the newest of all if CURRENT is bad,
+    and hold it.
+
+    The trainer commits all the time: were the next refresh put in use, the rollback would last for seconds.
+    Once more goes one further back.
+
+    Raises:
+        GenerationError: there is no earlier generation, or all are damaged.
+    """
+    _refuse_missing(path)
+    with _writing(path):
+        used = _readable_current(path)
+        folders = earlier(path)
+        if not folders:
+            name = used.folder.name if used else "none"
+            raise GenerationError(f"no generation in {path} is earlier than the one in use ({name})")
+        manifest = _newest_whole(folders)
+        _point(path, manifest.folder_name, used.newest.name if used else folders[0].name)
+    return manifest
+
+
+def resume(path: Path) -> Manifest:
+    """Put the newest whole generation in use, and let refreshes be put in use again.
+
+    Raises:
+        GenerationError: there is no generation, or all are damaged.
+    """
+    _refuse_missing(path)
+    with _writing(path):
+        manifest = _newest_whole([path / name for name in reversed(_names(path))])
+        _point(path, manifest.folder_name)
+    return manifest
+
+
+def _refuse_missing(path: Path) -> None:
+    if not path.is_dir():
+        raise GenerationError(f"there are no generations in {path}; set refresh.path to where they are")
+
+
+def _newest_whole(folders: list[Path]) -> Manifest:
+    damage: list[str] = []
+    for folder in folders:
+        try:
+            return verify(folder)[0]
+        except GenerationError as error:
+            damage.append(str(error))
+    raise GenerationError("; ".join(damage) or "there are no generations yet; run index-refresher once")
+
+
+def _readable_current(path: Path) -> Current | None:
+    try:
+        return current(path)
+    except GenerationError:
+        return None
 
 
 def _parse(name: str) -> tuple[int, int]:
@@ -228,7 +264,8 @@ def _writing(path: Path) -> Iterator[None]:
         raise GenerationError(f"cannot write generations in {path}: {error}; the one in use stays") from error
 
 
-def _point(path: Path, text: str) -> None:
+def _point(path: Path, name: str, held_back: str | None = None) -> None:
+    text = f"{name}\n" if held_back is None else f"{name}\nrolled back from {held_back}\n"
     scratch = path / f"{_SCRATCH_PREFIX}{CURRENT}"
     _write_synced(scratch, text.encode())
     scratch.replace(path / CURRENT)

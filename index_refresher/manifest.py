@@ -94,7 +94,8 @@ def verify(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
         if found != expected:
             raise GenerationError(
                 f"{folder / name} is damaged: {found.size_bytes} bytes, SHA-256 {found.sha256[:8]}; there "
-                f"should be {expected.size_bytes}, {expected.sha256[:8]}; the next refresh replaces it"
+                f"should be {expected.size_bytes}, {expected.sha256[:8]}; the next refresh replaces it "
+                "unless a rollback holds it"
             )
     return manifest, contents
 
@@ -112,5 +113,6 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise GenerationError(
-            f"cannot read {file}: {error.strerror}; the next refresh replaces this generation"
+            f"cannot read {file}: {error.strerror}; the next refresh replaces this generation "
+            "unless a rollback holds it"
         ) from error

@@ -35,9 +35,9 @@ def full_refresh(
 ) -> Manifest | None:
     """Publish a generation of the newest commit and return its manifest; None where there is nothing to do.
 
-    That is: nothing is committed yet, or the generation in use is of this very commit and whole; also where
-    it was rolled back from, so that a rollback lasts until the trainer commits again. Changed settings alone
-    make no new generation.
+    That is: nothing is committed yet, or the newest generation, in use or held back, is of this very commit
+    and whole. Changed settings alone make no new generation. While a rollback holds another in use, what is
+    published here is held back.
 
     Raises:
         GenerationError: the checks refused the new generation, or it cannot be written; the one in use stays.
@@ -128,8 +128,8 @@ def most_popular(item_ids: Sequence[str], popularity_N: F32, num_items: int = _M
 
 def _newest_whole(settings: RefreshSettings) -> Manifest | None:
     try:
-        folder = generation.newest_used(settings.path)
-        return None if folder is None else verify(folder)[0]
+        used = generation.current(settings.path)
+        return None if used is None else verify(used.newest)[0]
     except GenerationError as error:
         log.warning("making a new generation whatever the commit: %s", error)
         return None

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from feature_store.errors import DualstreamError
+from feature_store.errors import DualstreamError, GenerationError
 from feature_store.store import CommitInfo, FeatureStoreReader
 from index_refresher import generation
 from index_refresher.embed import QueryEmbedder, QueryEmbeddings
@@ -100,19 +100,15 @@ class Recommender:
     def reload(self) -> None:
         """Take the newest commit and the generation in use. For one thread; `recommend` goes on meanwhile.
 
+        Where that is damaged and nothing is served yet, the newest whole one before it stands in.
+
         Raises:
             StoreError: there is no store yet, or it cannot be read.
-            GenerationError: the generation is damaged. What was served before stays.
+            GenerationError: the generation is damaged. What was served before stays; at a start, none is
+                whole.
         """
         try:
-            reader = self._catch_up()
-            folder = generation.current(self._generations)
-            if folder is None:
-                self._why_not = (
-                    f"there is no generation in {self._generations} yet; run index-refresher run or once"
-                )
-            elif self._served is None or self._served.folder != folder:
-                self._swap(folder, reader)
+            self._take_current(self._catch_up())
         except DualstreamError as error:
             self._why_not = str(error)
             raise
@@ -168,6 +164,29 @@ class Recommender:
                 if commit.latest_click_ms > self._observed_event_ms:
                     self._observed_event_ms = self._unobserved_event_ms = commit.latest_click_ms
             return self._reader
+
+    def _take_current(self, reader: FeatureStoreReader) -> None:
+        try:
+            used = generation.current(self._generations)
+            if used is None:
+                self._why_not = (
+                    f"there is no generation in {self._generations} yet; run index-refresher run or once"
+                )
+            elif self._served is None or self._served.folder != used.folder:
+                self._swap(used.folder, reader)
+        except GenerationError as error:
+            if self._served is not None or not self._take_earlier(reader, error):
+                raise
+
+    def _take_earlier(self, reader: FeatureStoreReader, damage: GenerationError) -> bool:
+        for folder in generation.earlier(self._generations):
+            try:
+                self._swap(folder, reader)
+            except GenerationError:
+                continue
+            log.warning("generation %s stands in for the one in use: %s", folder.name, damage)
+            return True
+        return False
 
     def _swap(self, folder: Path, reader: FeatureStoreReader) -> None:
         loaded = generation.load(folder, self._num_threads)

@@ -1,4 +1,4 @@
-"""Generations on disk: a damaged one is refused, a crash leaves the one in use, a rollback holds."""
+"""Generations on disk: a damaged one is refused, a crash leaves the one in use."""
 
 import hashlib
 import os
@@ -30,8 +30,8 @@ EVERY_FILE = [*FILES, MANIFEST, MANIFEST_DIGEST]
 
 
 def _name_in_use(path: Path) -> str | None:
-    folder = generation.current(path)
-    return folder and folder.name
+    used = generation.current(path)
+    return used and used.folder.name
 
 
 def _names(path: Path) -> list[str]:
@@ -62,7 +62,7 @@ def test_sha256sum_accepts_the_manifest_digest(tmp_path: Path, publish: Publish)
 
 def test_there_is_no_generation_at_first(tmp_path: Path) -> None:
     assert generation.current(tmp_path / "none") is None
-    assert generation.newest_used(tmp_path) is None
+    assert generation.current(tmp_path) is None
 
 
 def test_numbers_ascend_and_only_the_newest_are_kept(tmp_path: Path, publish: Publish) -> None:
@@ -119,63 +119,24 @@ def test_a_manifest_of_another_format_or_folder_is_refused(tmp_path: Path, publi
             verify(folder)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "00000001-1", "00000009-9\n", "../00000001-1\n", "00000001-1\nrolled back\n", "\xff\0\n"]
-)
-def test_a_damaged_pointer_is_refused_and_mended_by_rollback(
-    tmp_path: Path, publish: Publish, text: str
-) -> None:
-    publish(tmp_path, 1)
-    publish(tmp_path, 2)
-    (tmp_path / "CURRENT").write_bytes(text.encode("latin-1"))
-    with pytest.raises(GenerationError, match="CURRENT"):
-        generation.current(tmp_path)
-    assert generation.rollback(tmp_path).folder_name == _name_in_use(tmp_path) == "00000002-2"
-
-
-def test_rollback_goes_back_one_by_one_and_remembers_from_where(tmp_path: Path, publish: Publish) -> None:
-    for commit in (1, 2, 3):
-        publish(tmp_path, commit)
-    assert generation.rollback(tmp_path).folder_name == _name_in_use(tmp_path) == "00000002-2"
-    assert generation.rollback(tmp_path).folder_name == _name_in_use(tmp_path) == "00000001-1"
-    newest = generation.newest_used(tmp_path)
-    assert newest is not None
-    assert newest.name == "00000003-3"
-    with pytest.raises(GenerationError, match=r"earlier than the one in use \(00000001-1\)"):
-        generation.rollback(tmp_path)
-    publish(tmp_path, 4)
-    assert _name_in_use(tmp_path) == "00000004-4"
-
-
-def test_rollback_passes_over_damaged_generations(tmp_path: Path, publish: Publish) -> None:
-    for commit in (1, 2, 3):
-        publish(tmp_path, commit)
-    (tmp_path / "00000002-2" / "index.faiss").write_bytes(b"")
-    assert generation.rollback(tmp_path).folder_name == _name_in_use(tmp_path) == "00000001-1"
-
-
-def test_rollback_without_generations_says_so(tmp_path: Path) -> None:
-    with pytest.raises(GenerationError, match="there are no generations"):
-        generation.rollback(tmp_path / "none")
-    with pytest.raises(GenerationError, match="no generation in"):
-        generation.rollback(tmp_path)
-
-
 class Crash(BaseException):
     """Ends the process, as far as the code under test can tell."""
 
 
+@pytest.mark.parametrize("held", [False, True])
 def test_a_crash_at_any_step_leaves_a_whole_generation_in_use(
-    tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch, held: bool
 ) -> None:
-    """Stop before each sync, rename and removal in turn: in use is the old or the new one, and the next
-    publish cleans up.
+    """Stop before each sync, rename and removal in turn: in use is the old or the new one, the held one where
+    a rollback holds, and the next publish cleans up.
     """
     outcomes = []
     for crash_at in range(1, 1000):
         path = tmp_path / str(crash_at)
         for commit in (1, 2):
             publish(path, commit, keep=2)
+        if held:
+            generation.rollback(path)
         num_calls = 0
 
         def crashing(real: Callable[..., object], crash_at: int = crash_at) -> Callable[..., object]:
@@ -196,18 +157,19 @@ def test_a_crash_at_any_step_leaves_a_whole_generation_in_use(
                 break
             except Crash:
                 pass
-        in_use = generation.current(path)
-        assert in_use is not None
+        used = generation.current(path)
+        assert used is not None
+        assert used.held == held
         for name in _names(path):
             if not name.startswith("."):
                 generation.load(path / name, num_threads=1)
-        outcomes.append(in_use.name)
+        outcomes.append(used.folder.name)
         publish(path, 4, keep=2)
-        assert len(_names(path)) == 2
-        assert _names(path)[-1] == _name_in_use(path)
+        assert len(_names(path)) == 2 + held
+        assert _names(path)[0 if held else -1] == _name_in_use(path)
     assert len(outcomes) > 10
     assert outcomes == sorted(outcomes)
-    assert set(outcomes) == {"00000002-2", "00000003-3"}
+    assert set(outcomes) == ({"00000001-1"} if held else {"00000002-2", "00000003-3"})
 
 
 _PUBLISHER = """
@@ -243,9 +205,9 @@ def test_kill_9_while_publishing_leaves_a_whole_generation_in_use(tmp_path: Path
         publisher.send_signal(signal.SIGKILL)
         publisher.wait()
         publisher.stdout.close()
-        folder = generation.current(tmp_path)
-        assert folder is not None
-        loaded = generation.load(folder, num_threads=1)
+        used = generation.current(tmp_path)
+        assert used is not None
+        loaded = generation.load(used.folder, num_threads=1)
         assert loaded.manifest.number > last
         last = loaded.manifest.number
     publish(tmp_path, keep=2)

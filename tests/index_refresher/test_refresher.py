@@ -54,8 +54,8 @@ class World:
         return manifest and manifest.folder_name
 
     def in_use(self) -> str | None:
-        folder = generation.current(self.settings.path)
-        return folder and folder.name
+        used = generation.current(self.settings.path)
+        return used and used.folder.name
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"dualstream_refresher_{name}", labels)
@@ -146,7 +146,7 @@ def test_a_store_that_fails_counts_as_a_failure_without_the_alert(world: World) 
     assert world.value("checks_failed") == 0
 
 
-def test_a_rollback_lasts_until_the_next_commit(world: World) -> None:
+def test_a_rollback_holds_through_commits_until_it_is_resumed(world: World) -> None:
     for number in (1, 2):
         world.commit(number)
         world.refresh()
@@ -154,7 +154,13 @@ def test_a_rollback_lasts_until_the_next_commit(world: World) -> None:
     assert world.refresh() is None
     assert world.in_use() == "00000001-1"
     world.commit(3)
-    assert world.refresh() == world.in_use() == "00000003-3"
+    assert world.refresh() == "00000003-3"
+    assert world.refresh() is None
+    assert world.in_use() == "00000001-1"
+    generation.resume(world.settings.path)
+    assert world.in_use() == "00000003-3"
+    world.commit(4)
+    assert world.refresh() == world.in_use() == "00000004-4"
 
 
 @pytest.mark.parametrize("damaged", ["index.faiss", "manifest.json", "../CURRENT"])

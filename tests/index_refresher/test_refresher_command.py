@@ -176,12 +176,48 @@ def test_serve_follows_generations_commits_and_rollback_and_stops_cleanly(
     assert httpx.get(f"{url}/u1").json()["generation"] == "00000001-1"
     assert shop.command("once").returncode == 0
     _wait_for(lambda: httpx.get(f"{url}/u1").json()["generation"] == "00000002-2")
-    assert shop.command("rollback").stdout == "now in use: generation 00000001-1, of commit 1\n"
+    assert shop.command("rollback").stdout == (
+        "now in use: generation 00000001-1, of commit 1; "
+        "refreshes do not replace it until index-refresher resume\n"
+    )
     _wait_for(lambda: httpx.get(f"{url}/u1").json()["generation"] == "00000001-1")
     metrics = httpx.get(f"{base}/metrics").text
     assert "dualstream_server_click_to_served_seconds_count 2.0" in metrics
     taken = shop.command("serve", "--set", f"serve.port={base.rsplit(':', 1)[1]}")
-    assert (taken.returncode, "cannot serve at" in taken.stderr) == (2, True)
+    assert (taken.returncode, "cannot serve at" in taken.stderr) == (13, True)
+    assert server.stop(signal.SIGTERM) == 0
+
+
+def test_a_rollback_holds_against_once_and_run_until_resume(shop: Shop, daemons: list[Daemon]) -> None:
+    for _ in range(2):
+        shop.train(10)
+        assert shop.command("once").returncode == 0
+    assert shop.command("rollback").returncode == 0
+    holds = "; a rollback holds 00000001-1 in use until index-refresher resume"
+    assert shop.command("once").stdout.endswith(f"is of the newest commit already{holds}\n")
+    shop.train(10)
+    refresher = shop.start("run")
+    daemons.append(refresher)
+    assert refresher.line("made generation 00000003-3").endswith(f"{holds}\n")
+    resumed = "now in use: generation 00000003-3, of commit 3; refreshes replace it again\n"
+    assert shop.command("resume").stdout == resumed
+    shop.train(10)
+    refresher.line("published generation 00000004-4")
+    assert refresher.stop(signal.SIGTERM) == 0
+
+
+def test_a_server_starts_although_the_newest_generation_is_damaged(shop: Shop, daemons: list[Daemon]) -> None:
+    for _ in range(2):
+        shop.train(10)
+        assert shop.command("once").returncode == 0
+    (shop.generations / "00000002-2" / "index.faiss").write_bytes(b"")
+    server = shop.start("serve")
+    daemons.append(server)
+    url = server.line("serving at").split("serving at ")[1].strip()
+    assert "00000002-2/index.faiss is damaged" in server.line("00000001-1 stands in for the one in use")
+    assert httpx.get(f"{url}/u1").json()["generation"] == "00000001-1"
+    assert shop.command("once").returncode == 0
+    _wait_for(lambda: httpx.get(f"{url}/u1").json()["generation"] == "00000003-2")
     assert server.stop(signal.SIGTERM) == 0
 
 
@@ -204,5 +240,5 @@ def test_help_names_every_command() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "index_refresher", "--help"], capture_output=True, text=True, check=True
     )
-    for name in ("run", "once", "serve", "rollback"):
+    for name in ("run", "once", "serve", "rollback", "resume"):
         assert f"\n    {name} " in shown.stdout

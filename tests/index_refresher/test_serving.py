@@ -194,6 +194,19 @@ def test_a_corrupt_new_generation_leaves_the_old_one_until_a_good_one(world: Wor
     assert world.value("swaps_total") == 2
 
 
+def test_a_start_with_damaged_generations_serves_the_newest_whole_one(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, *bad = [world.publish(commit, {"a": 1}) for commit in (1, 2, 3)]
+    for name in bad:
+        (world.path / name / "index.faiss").write_bytes(b"")
+    world.reader = FakeReader()
+    world.recommender.reload()
+    assert world.recommender.recommend(["u"], 1).generation == old
+    assert caplog.messages[0].startswith(f"generation {old} stands in for the one in use: ")
+    assert f"{bad[1]}/index.faiss is damaged" in caplog.messages[0]
+
+
 def test_a_rollback_is_followed(world: World) -> None:
     old = world.start({"a": 1})
     world.publish(6, {"b": 1})
