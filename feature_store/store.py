@@ -126,19 +126,19 @@ class FeatureStore(_Families):
         Raises:
             StoreLockedError: another process has it open.
             StoreCorruptError: its column families disagree about the commit.
-            StoreError: RocksDB cannot open it.
+            StoreError: the folder cannot be made, or RocksDB cannot open it.
         """
         self._path = path
         self.waits_s: list[float] = []  # here a read waits for no commit
-        path.mkdir(parents=True, exist_ok=True)
         try:
+            path.mkdir(parents=True, exist_ok=True)
             super().__init__(path, AccessType.read_write())
         except Exception as error:
             if f"{path}/LOCK: " in str(error):  # "lock" alone would also find a damaged block
                 raise StoreLockedError(
                     f"another trainer has the feature store {path} open; stop it, or change store.path"
                 ) from error
-            raise StoreError(f"RocksDB cannot open the feature store {path}: {error}") from error
+            raise StoreError(f"cannot open the feature store {path}: {error}") from error
         self._handle = {name: self._db.get_column_family_handle(name) for name in FAMILIES}
         self._sync = WriteOptions()
         self._sync.sync = True
@@ -292,7 +292,8 @@ class FeatureStoreReader(_Families):
             manifest_name = (self._path / "CURRENT").read_text()
         except FileNotFoundError:
             raise StoreError(
-                f"there is no feature store in {self._path} yet; start stream-trainer first, "
-                "or set store.path"
+                f"there is no feature store in {self._path}; start stream-trainer first, or set store.path"
             ) from None
+        except OSError as error:
+            raise StoreError(f"cannot read the feature store {self._path}: {error.strerror}") from None
         return [manifest_name, *sorted(file.name for file in self._path.glob("*.log"))]

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from feature_store.configuration import Configuration
-from feature_store.errors import SettingsError
+from feature_store.errors import LogError, SettingsError
 from feature_store.presets import PRESETS
 from feature_store.settings import add_settings_arguments, load_configuration
 from feature_store.telemetry import StopSignals, configure_logging, run_main
@@ -22,12 +22,13 @@ from simulators.dataset import Dataset, load_dataset
 from simulators.demo import run_demo
 from simulators.evaluate import evaluate_store, feature_overrides, hold_out, learn, replay_into_log, report
 from simulators.online_command import add_online_arguments, run_online_command
-from simulators.replay import create_topics, replay
+from simulators.replay import replay
 from simulators.report import render
 from simulators.synthetic import generate
 from simulators.tables import figures_table
 from simulators.timeline import num_events, timeline
 from stream_trainer.open_log import open_log
+from stream_trainer.topics import create_topics
 
 _FORMATS = ("auto", "2014", "2018", "2023")
 _DEMO_DATA = Path("../shared/data/electronics_2023")
@@ -140,6 +141,8 @@ def _replay(args: argparse.Namespace) -> int:
                 show_progress=True,
                 wait=signals.wait,
             )
+    except OSError as error:
+        raise LogError(f"cannot write to the log: {error}") from error
     finally:
         writer.close()
         event_log.close()

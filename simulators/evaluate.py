@@ -23,13 +23,14 @@ from index_refresher.embed import EmbeddedCorpus, QueryEmbedder, embed_corpus
 from simulators.baselines import F32, Scorer, popularity_scorer, random_scorer
 from simulators.dataset import Dataset, Reviews, TimeSplit, leave_last_out, split_by_time
 from simulators.metrics import Ranks, hit_rate, middle_ranks, mrr, ndcg
-from simulators.replay import create_topics, replay
+from simulators.replay import replay
 from simulators.timeline import num_events, timeline
 from simulators.variety import LISTS, PLACES, Variety, top_items, variety
 from stream_trainer.feed_process import open_feed
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.models.retrieval import best_scores
 from stream_trainer.open_log import open_log
+from stream_trainer.topics import create_topics
 from stream_trainer.trainer import Summary, Trainer
 
 Places = npt.NDArray[np.int64]

@@ -15,25 +15,10 @@ from feature_store.configuration import TopicSettings
 from feature_store.errors import SettingsError
 from feature_store.schema import Click, EventKind, Impression
 from simulators.timeline import TimelineEvent
-from stream_trainer.event_log import EventLog, EventWriter
+from stream_trainer.event_log import EventWriter
 
 _FLUSH_SECONDS = 1.0  # of wall clock, so that readers see a slow replay as it goes
 _BAR_EVERY = 500  # events
-
-
-def create_topics(event_log: EventLog, topics: TopicSettings, num_partitions: int = 4) -> None:
-    """Make the topics that are missing.
-
-    Impressions and clicks get equally many partitions: both are keyed by user, so one consumer sees both
-    sides of the join. Dead letters are few: one will do.
-
-    Raises:
-        SettingsError: the number of partitions is not positive.
-        LogError: the log refuses.
-    """
-    if num_partitions < 1:
-        raise SettingsError(f"num_partitions = {num_partitions}: a topic has at least one")
-    event_log.create_topics({**dict.fromkeys(topics.kinds(), num_partitions), topics.dead_letters: 1})
 
 
 def _sleep(seconds: float) -> bool:

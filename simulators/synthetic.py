@@ -67,7 +67,7 @@ def generate(
     few groups that the user prefers, and the metadata do not say which items make a group.
 
     Raises:
-        SettingsError: the numbers do not go together.
+        SettingsError: the numbers do not go together, or the folder cannot be written.
     """
     if min(num_users, num_items, num_interactions, num_categories) < 1 or num_categories > num_items:
         raise SettingsError(
@@ -79,14 +79,17 @@ def generate(
             f"are {num_users + num_items} (so that each is seen) to {num_users * num_items} (each pair once)"
         )
     rng = np.random.default_rng(seed)
-    world = _make_world(rng, num_items, num_categories)
-    users = _make_users(rng, world, num_users, num_interactions)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _gzip_writer(folder / "meta_Generated.json.gz") as file:
-        file.writelines(_item_lines(rng, world))
-    with _gzip_writer(folder / "reviews_Generated_5.json.gz") as file:
-        for start in range(0, num_users, _CHUNK_USERS):
-            file.writelines(_review_lines(rng, world, users, start, min(start + _CHUNK_USERS, num_users)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        world = _make_world(rng, num_items, num_categories)
+        users = _make_users(rng, world, num_users, num_interactions)
+        with _gzip_writer(folder / "meta_Generated.json.gz") as file:
+            file.writelines(_item_lines(rng, world))
+        with _gzip_writer(folder / "reviews_Generated_5.json.gz") as file:
+            for start in range(0, num_users, _CHUNK_USERS):
+                file.writelines(_review_lines(rng, world, users, start, min(start + _CHUNK_USERS, num_users)))
+    except OSError as error:
+        raise SettingsError(f"generate: cannot write to {folder}: {error.strerror}") from None
 
 
 def _make_world(rng: np.random.Generator, num_items: int, num_categories: int) -> _World:

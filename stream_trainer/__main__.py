@@ -1,9 +1,9 @@
-"""`stream-trainer run`: wires log, store, metrics and signals to the trainer. Wiring only."""
+"""`stream-trainer run | create-topics | dead-letters`: wires log, store, metrics and signals. Wiring only."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -11,13 +11,18 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from feature_store.errors import MissingTopicError, SettingsError
 from feature_store.settings import add_settings_arguments, configuration_from
 from feature_store.store_process import open_store
 from feature_store.telemetry import StopSignals, configure_logging, run_main, serve_metrics
+from stream_trainer.dead_letters import oldest_dead_letters
 from stream_trainer.feed_process import open_feed
 from stream_trainer.metrics import TrainerMetrics
+from stream_trainer.open_log import open_log
+from stream_trainer.topics import NUM_PARTITIONS, create_topics
 from stream_trainer.trainer import Summary, Trainer
 
+_SHOWN_LETTERS = 100
 _EXIT_CODES = """exit codes:
   0   stopped on request, or reached the end with --until-end; everything applied is committed
   2   a setting is unknown, mistyped or impossible
@@ -29,13 +34,14 @@ _EXIT_CODES = """exit codes:
   9   another trainer holds the feature store
   10  the feature store is corrupt
   11  the feature store was made with settings that these cannot continue
+  13  the metrics' port is taken; it may be free soon
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run; returns the exit code."""
     args = _parser().parse_args(argv)
-    return run_main(lambda: _run(args))
+    return run_main(lambda: _with_hint(args.run, args))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run",
         help="learn until SIGTERM or SIGINT (a second signal kills)",
@@ -53,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_settings_arguments(run)
+    run.set_defaults(run=_run)
     run.add_argument(
         "--until-end", action="store_true", help="stop at the end the log has now: a bounded replay"
     )
@@ -62,12 +69,84 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING"), help="default: INFO"
     )
+    topics = commands.add_parser(
+        "create-topics",
+        help="make the configured topics that are missing",
+        description="Makes the configured topics that are missing and leaves those that are there alone. "
+        "Replication and cleanup policy are the cluster's defaults.",
+    )
+    add_settings_arguments(topics)
+    topics.add_argument(
+        "--partitions",
+        type=int,
+        default=NUM_PARTITIONS,
+        metavar="N",
+        help=f"of each topic that is made (default: {NUM_PARTITIONS}), but 1 of dead letters; if impressions "
+        "or clicks are there, the other gets as many",
+    )
+    topics.set_defaults(run=_create_topics)
+    letters = commands.add_parser(
+        "dead-letters",
+        help="print which messages were refused, and why",
+        description="Prints which messages were refused, oldest first, one a line: "
+        "TOPIC[PARTITION]@OFFSET: reason: detail; key, and the beginning of the value.",
+    )
+    add_settings_arguments(letters)
+    letters.add_argument(
+        "--limit",
+        type=int,
+        default=_SHOWN_LETTERS,
+        metavar="N",
+        help=f"at most so many (default: {_SHOWN_LETTERS})",
+    )
+    letters.set_defaults(run=_dead_letters)
     return parser
+
+
+def _with_hint(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Run the command; the log that misses a topic does not know which command makes it."""
+    try:
+        return run(args)
+    except MissingTopicError as error:
+        raise MissingTopicError(
+            f"{error} (stream-trainer create-topics, with the same settings, makes what is missing)"
+        ) from error
+
+
+def _create_topics(args: argparse.Namespace) -> int:
+    config = configuration_from(args)
+    configure_logging("WARNING")
+    if args.partitions < 1:
+        raise SettingsError(f"--partitions is {args.partitions}; a topic has at least 1")
+    with closing(open_log(config.log)) as event_log:
+        topics = create_topics(event_log, config.topics, args.partitions)
+    for name, num_partitions, is_new in topics:
+        print(f"{name}: {'made' if is_new else 'was there'}, partitions: {num_partitions}")
+    return 0
+
+
+def _dead_letters(args: argparse.Namespace) -> int:
+    config = configuration_from(args)
+    configure_logging("WARNING")
+    if args.limit < 1:
+        raise SettingsError(f"--limit is {args.limit}; it must be at least 1")
+    topic = config.topics.dead_letters
+    with closing(open_log(config.log)) as event_log:
+        lines, num_all = oldest_dead_letters(event_log, topic, args.limit)
+    for line in lines:
+        print(line)
+    if not lines:
+        print(f"no dead letters in topic '{topic}'")
+    elif len(lines) == args.limit < num_all:
+        print(f"these are the oldest {args.limit:,} of {num_all:,}; --limit N shows more")
+    return 0
 
 
 def _run(args: argparse.Namespace) -> int:
     config = configuration_from(args)
     configure_logging(args.log_level)
+    if args.summary:
+        _check_writable(args.summary)
     registry = CollectorRegistry()
     metrics = TrainerMetrics(registry)
     with StopSignals() as signals, _progress(args.until_end) as progress, ExitStack() as resources:
@@ -85,9 +164,20 @@ def _run(args: argparse.Namespace) -> int:
         trainer = Trainer(config, feed, store, metrics, on_progress=show)
         summary = trainer.run(signals.requested)
     if args.summary:
-        args.summary.parent.mkdir(parents=True, exist_ok=True)
         args.summary.write_text(json.dumps(_as_json(summary)))
     return 0
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse before the run what could not be written after it; leave no file behind."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        path.open("a").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise SettingsError(f"--summary: cannot write {path}: {error.strerror}") from None
 
 
 def _as_json(summary: Summary) -> dict[str, object]:

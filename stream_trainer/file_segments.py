@@ -47,11 +47,9 @@ def segment_offsets(folder: Path) -> list[int]:
 
     Raises:
         MissingTopicError: the folder is not there, or holds no segment.
+        LogError: it cannot be read.
     """
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        names = []
+    names = _names(folder)
     offsets = sorted(int(name[: -len(_SUFFIX)]) for name in names if name.endswith(_SUFFIX))
     if not offsets:
         raise MissingTopicError(
@@ -62,23 +60,45 @@ def segment_offsets(folder: Path) -> list[int]:
 
 
 def num_partitions(root: Path, topic: str) -> int:
-    """Return how many partitions the topic has; 0 if there is no such topic."""
+    """Return how many partitions the topic has; 0 if there is no such topic.
+
+    Raises:
+        LogError: the log cannot be read.
+    """
+    return sum(name.isdigit() for name in _names(topic_folder(root, topic)))
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the names of what the folder holds; none if it does not exist."""
     try:
-        return sum(name.isdigit() for name in os.listdir(topic_folder(root, topic)))
+        return os.listdir(folder)
     except FileNotFoundError:
-        return 0
+        return []
+    except OSError as error:
+        raise LogError(f"cannot read {folder}: {error.strerror}; mend that, or set log.path") from None
 
 
 def make_topic(root: Path, topic: str, partitions: int) -> None:
     """Make the topic with empty partitions, all at once; leave it alone if it exists.
 
-    It is made beside and then renamed, so that nobody ever sees half of it.
+    Raises:
+        LogError: there are no partitions, or the topic cannot be written.
     """
     folder = topic_folder(root, topic)
     if partitions < 1:
         raise LogError(f"topic '{topic}': {partitions} partitions; at least 1 is needed")
+    try:
+        _make(root, folder, partitions)
+    except OSError as error:
+        raise LogError(
+            f"cannot make the topic '{topic}' in {root}: {error.strerror}; mend that, or set log.path"
+        ) from error
+
+
+def _make(root: Path, folder: Path, partitions: int) -> None:
+    """Make the topic beside its place and then rename it, so that nobody ever sees half of it."""
     topic_id = uuid.uuid4()
-    made = root / f".{topic}-{topic_id.hex}"
+    made = root / f".{folder.name}-{topic_id.hex}"
     made.mkdir(parents=True)
     with (made / "id").open("w") as file:
         file.write(f"{topic_id}\n")

@@ -18,9 +18,9 @@ from feature_store.configuration import Configuration
 from feature_store.schema import Click, Impression, ItemFeatures
 from feature_store.settings import load_configuration
 from feature_store.store import FeatureStore
-from simulators.replay import create_topics
 from stream_trainer.event_log import EventWriter
 from stream_trainer.open_log import open_log
+from stream_trainer.topics import create_topics
 
 NUM_ITEMS = 30
 START_MS = 1_700_000_000_000

@@ -18,10 +18,10 @@ from feature_store.configuration import Configuration
 from feature_store.schema import Click, EventKind, Impression, ItemFeatures
 from feature_store.store import FAMILIES, FeatureStore
 from simulators.dataset import Dataset, load_dataset
-from simulators.replay import create_topics
 from simulators.synthetic import generate
 from simulators.timeline import TimelineEvent, timeline
 from stream_trainer.open_log import open_log
+from stream_trainer.topics import create_topics
 
 ROOT = Path(__file__).resolve().parent.parent
 EXIT_TIMEOUT_S = 60

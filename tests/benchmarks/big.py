@@ -21,8 +21,8 @@ from rich.table import Table
 from workload import default_configuration, fill_store, write_events
 
 from feature_store.configuration import Configuration
-from simulators.replay import create_topics
 from stream_trainer.open_log import open_log
+from stream_trainer.topics import create_topics
 
 _SETTINGS = ("learning.rehearsal_ratio=0", "learning.prequential_every=0")
 _MORE = 4096  # positives for the restart

@@ -32,10 +32,11 @@ from simulators.evaluate import (
     rank_by_store,
 )
 from simulators.metrics import hit_rate
-from simulators.replay import create_topics, replay
+from simulators.replay import replay
 from simulators.synthetic import generate
 from simulators.timeline import num_events, timeline
 from stream_trainer.open_log import open_log
+from stream_trainer.topics import create_topics
 
 NUM_USERS, NUM_ITEMS, NUM_INTERACTIONS, NUM_CATEGORIES = 695_513, 243_166, 6_706_125, 11
 _TAIL_EVENTS = 30_000  # of the log's end, kept back for the restart

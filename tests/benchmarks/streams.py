@@ -16,12 +16,12 @@ from workload import warm, with_settings, write_events
 from feature_store.configuration import Configuration
 from feature_store.store import FAMILIES, FeatureStore
 from feature_store.store_process import open_store
-from simulators.replay import create_topics
 from stream_trainer.feed import LocalFeed
 from stream_trainer.feed_process import open_feed
 from stream_trainer.kafka_client import connect
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.open_log import open_log
+from stream_trainer.topics import create_topics
 from stream_trainer.trainer import Trainer
 
 

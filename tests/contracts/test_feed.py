@@ -14,13 +14,13 @@ from feature_store.errors import MissingTopicError, OffsetLostError
 from feature_store.schema import Click, Deleted, Event, Impression, ItemFeatures
 from feature_store.sequenced import GatheredChanges
 from feature_store.settings import load_configuration
-from simulators.replay import create_topics
 from stream_trainer.chunk import Changed, Chunk, Fact, Joined, Marks, Place, Position
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.feed import Feed
 from stream_trainer.feed_process import open_feed
 from stream_trainer.file_log import FileEventLog
 from stream_trainer.file_writer import FileWriter
+from stream_trainer.topics import create_topics
 
 NOWHERE = Position([], {}, Marks(), [])
 LIMIT_S = 30

@@ -175,6 +175,18 @@ def test_a_reader_of_nothing_says_what_to_start(tmp_path: Path) -> None:
         FeatureStoreReader(tmp_path)
 
 
+@pytest.mark.parametrize("inside", ["", "store"])
+def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path, inside: str) -> None:
+    path = tmp_path / "file" / inside
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        StoreError, match=rf"cannot open the feature store {path}: .*(exists|Not a directory)"
+    ):
+        FeatureStore(path)
+    with pytest.raises(StoreError, match=f"cannot read the feature store {path}: Not a directory"):
+        FeatureStoreReader(path)
+
+
 def test_a_reader_leaves_nothing_behind(store: FeatureStore, tmp_path: Path) -> None:
     reader = FeatureStoreReader(tmp_path / "deep" / "store")
     scratch = reader._scratch

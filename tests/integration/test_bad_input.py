@@ -31,13 +31,13 @@ from feature_store.errors import (
 from feature_store.schema import MAX_MESSAGE_BYTES, Click, Impression, ItemFeatures, UserFeatures
 from feature_store.settings import load_configuration
 from feature_store.store import FeatureStore
-from simulators.replay import create_topics
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.feed import LocalFeed
 from stream_trainer.file_frames import FileRecord
 from stream_trainer.file_log import FileEventLog
 from stream_trainer.file_writer import FileWriter
 from stream_trainer.metrics import TrainerMetrics
+from stream_trainer.topics import create_topics
 from stream_trainer.trainer import Summary, Trainer
 
 TOPICS = ("items", "users", "impressions", "clicks")

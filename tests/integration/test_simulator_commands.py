@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -187,11 +188,30 @@ def test_numbers_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     assert "5 interactions of 10 users and 10 items" in refusal(2, "generate", "--out", tmp_path, *sizes)
 
 
+def test_folders_that_cannot_be_written_are_refused(small_data: Path, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    for path in (in_the_way, in_the_way / "log"):
+        why = refusal(4, "replay", "--data", small_data, "--set", f"log.path={path}")
+        assert f"{path}/items: Not a directory" in why
+        sizes = ("--users", 20, "--items", 20, "--interactions", 100)
+        assert f"cannot write to {path}: " in refusal(2, "generate", "--out", path, *sizes)
+
+
+def test_a_log_that_cannot_be_written_is_refused(small_data: Path, tmp_path: Path) -> None:
+    replay = ("replay", "--data", small_data, "--set", f"log.path={tmp_path / 'log'}")
+    assert simulator(*replay).returncode == 0
+    lock = tmp_path / "log" / "items" / "lock"
+    lock.unlink()
+    lock.mkdir()
+    assert str(lock) in refusal(4, *replay)
+
+
 @pytest.mark.parametrize(
     ("module", "commands"),
     [
         ("simulators", ["replay", "evaluate", "generate", "demo"]),
-        ("stream_trainer", ["run"]),
+        ("stream_trainer", ["run", "create-topics", "dead-letters"]),
         ("index_refresher", ["run", "once", "serve"]),
     ],
 )
@@ -199,7 +219,7 @@ def test_help_lists_the_commands_and_each_has_its_own(module: str, commands: lis
     done = command(module, "--help")
     assert done.returncode == 0
     for name in commands:
-        assert f"\n  {name} " in done.stdout or f"\n    {name} " in done.stdout
+        assert re.search(rf"^ +{name}\s", done.stdout, re.MULTILINE)
     own = command(module, commands[0], "--help")
     assert own.returncode == 0
     assert "--set SECTION.KEY=VALUE" in own.stdout

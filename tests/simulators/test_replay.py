@@ -11,10 +11,11 @@ from feature_store.configuration import TopicSettings
 from feature_store.errors import SettingsError
 from feature_store.schema import Click, EventKind, Impression, ItemFeatures, UserFeatures
 from simulators.dataset import load_dataset
-from simulators.replay import create_topics, replay
+from simulators.replay import replay
 from simulators.synthetic import generate
 from simulators.timeline import num_events, timeline
 from stream_trainer.file_log import FileEventLog
+from stream_trainer.topics import create_topics
 
 EVENTS = [
     (EventKind.ITEM, ItemFeatures(id="i1", ts_ms=1_000, features={"category": "C"})),
@@ -107,23 +108,6 @@ def test_the_bar_shows_how_far_it_is(capsys: pytest.CaptureFixture[str]):
     assert "4/4" in capsys.readouterr().err
     replay(iter(EVENTS), Shop(), TOPICS, num_events=4)
     assert capsys.readouterr().err == ""
-
-
-def test_topics_for_a_join_have_equally_many_partitions(tmp_path: Path):
-    log = FileEventLog(tmp_path)
-    create_topics(log, TOPICS, num_partitions=3)
-    topics = [*TOPICS.kinds(), TOPICS.dead_letters]
-    partitions = [partition.topic for partition in log.partitions(topics)]
-    assert {topic: partitions.count(topic) for topic in topics} == {
-        "shop-items": 3,
-        "shop-users": 3,
-        "impressions": 3,
-        "clicks": 3,
-        "dead-letters": 1,
-    }
-    with pytest.raises(SettingsError, match="num_partitions"):
-        create_topics(log, TOPICS, num_partitions=0)
-    log.close()
 
 
 def test_the_log_gives_back_what_was_replayed(tmp_path: Path):

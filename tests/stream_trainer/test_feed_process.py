@@ -15,10 +15,10 @@ from feature_store.configuration import Configuration
 from feature_store.errors import LogError, SettingsError
 from feature_store.schema import ItemFeatures
 from feature_store.settings import load_configuration
-from simulators.replay import create_topics
 from stream_trainer.chunk import Marks, Position
 from stream_trainer.feed_process import FeedProcess
 from stream_trainer.file_log import FileEventLog
+from stream_trainer.topics import create_topics
 
 NOWHERE = Position([], {}, Marks(), [])
 LIMIT_S = 20

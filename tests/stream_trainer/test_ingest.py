@@ -11,12 +11,12 @@ from feature_store.codec import encode
 from feature_store.configuration import Configuration
 from feature_store.errors import MissingTopicError
 from feature_store.schema import Click, ItemFeatures
-from simulators.replay import create_topics
 from stream_trainer import ingest as ingest_module
 from stream_trainer.event_log import EventWriter, Headers
 from stream_trainer.file_frames import MAX_RECORD_BYTES, FileRecord
 from stream_trainer.file_log import FileEventLog
 from stream_trainer.ingest import Ingest, Merged
+from stream_trainer.topics import create_topics
 
 CONFIG = Configuration()
 

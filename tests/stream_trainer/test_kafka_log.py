@@ -18,11 +18,11 @@ from feature_store.codec import encode
 from feature_store.configuration import Configuration, LogSettings, TopicSettings
 from feature_store.errors import LogError, OffsetLostError, SettingsError
 from feature_store.schema import ItemFeatures
-from simulators.replay import create_topics
 from stream_trainer.event_log import Record, TopicPartition
 from stream_trainer.ingest import Ingest
 from stream_trainer.kafka_log import KafkaEventLog
 from stream_trainer.kafka_reader import KafkaReader
+from stream_trainer.topics import create_topics
 
 # kafka-python leaves it to the garbage collector to close a socket whose connection was refused.
 pytestmark = pytest.mark.filterwarnings(r"ignore:unclosed .*laddr=\('0\.0\.0\.0':ResourceWarning")
