@@ -295,5 +295,5 @@ class Configuration(BaseModel):
                 f"model.name = '{model.name}' needs something of users: model.use_user_id, for example"
             )
         if features.category and features.category not in features.item_categorical:
-            raise ValueError(f"features.category '{features.category}' is not in features.item_categorical")
+            raise ValueError(f"features.category '{features.category}' is not in item_categorical; '' = none")
         return self

@@ -180,6 +180,8 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     problems: Sequence[dict[str, Any]] = error.errors()
     if any(problem["type"] == "json_invalid" for problem in problems):
         return _problem(400, "the body is not JSON")
+    if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
+        return _problem(422, "the body is not taken for JSON: send the header Content-Type: application/json")
     return _problem(422, "; ".join(map(_described, problems[:3])))
 
 
