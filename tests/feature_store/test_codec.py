@@ -263,8 +263,10 @@ def test_a_field_name_of_bytes_is_refused() -> None:
 
 
 def test_every_reason_has_an_example() -> None:
+    """But for that which no message has by itself: it is dated long after its record was written."""
     marks = test_bytes_that_are_refused.pytestmark[0].args[1]
-    assert {case[3] for case in marks} | {case[2] for case in REFUSED_FIELDS} == set(DecodeReason)
+    given = {case[3] for case in marks} | {case[2] for case in REFUSED_FIELDS}
+    assert given == set(DecodeReason) - {DecodeReason.AHEAD_OF_TIME}
 
 
 @pytest.mark.parametrize("value", [b"\xc1", b"{}", as_json({**CLICK, "user_id": "x"}), b""])
