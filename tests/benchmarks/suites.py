@@ -174,24 +174,27 @@ def default_suite(
         suite.rows.extend(_default_rows(ratio, num, plain, alone, files, kafka))
         suite.claims.extend(_default_claims(ratio))
         if not ratio:
-            mib = _tenth_of_rows_mib(config)
-            same_bytes(stores.copy(), stores.copy(row_memory_mib=mib), 32 * learning.batch_size)
-            tenth = with_settings(stores.copy(row_memory_mib=mib), rehearsal_ratio=0)
-            small = stack.enter_context(closing(EndToEnd(tenth, num_positives // 12)))
-            suite.streams["m0"] = small
-            suite.rows.extend(
-                [
-                    Row("n0", "… with in-batch negatives alone", 1, _run(files, **_IN_BATCH)),
-                    Row("m0", "… with memory for a tenth of the rows, a quarter as long", 1, _run(small)),
-                ]
-            )
-            suite.claims.extend(
-                [
-                    Claim("in-batch ÷ shared negatives, end to end", "n0", "c0", 1.5),
-                    Claim("memory for a tenth of the rows ÷ for all", "m0", "c0", 0.5),
-                ]
-            )
+            _add_other_rows(suite, stores, config, files, num_positives // 12, stack)
     return _possible(suite)
+
+
+def _add_other_rows(
+    suite: Suite,
+    stores: _Stores,
+    config: Configuration,
+    files: EndToEnd,
+    num_positives: int,
+    stack: ExitStack,
+) -> None:
+    """Add in-batch negatives, and memory for a tenth of the rows, without rehearsal."""
+    mib = _tenth_of_rows_mib(config)
+    same_bytes(stores.copy(), stores.copy(row_memory_mib=mib), 32 * config.learning.batch_size)
+    tenth = with_settings(stores.copy(row_memory_mib=mib), rehearsal_ratio=0)
+    suite.streams["m0"] = small = stack.enter_context(closing(EndToEnd(tenth, num_positives)))
+    suite.rows.append(Row("n0", "… with in-batch negatives alone", 1, _run(files, **_IN_BATCH)))
+    suite.rows.append(Row("m0", "… with memory for a tenth of the rows, a quarter as long", 1, _run(small)))
+    suite.claims.append(Claim("in-batch ÷ shared negatives, end to end", "n0", "c0", 1.5))
+    suite.claims.append(Claim("memory for a tenth of the rows ÷ for all", "m0", "c0", 0.5))
 
 
 def _default_rows(
