@@ -7,6 +7,7 @@ user at its time. Never reads a log or joins. Legend: E examples in order of tim
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from feature_store.store import FeatureStore
 from simulators.dataset import Dataset
 from simulators.timeline import timeline
 from stream_trainer import running_mean
-from stream_trainer.examples import Examples, Records, UserOp, fold_users
+from stream_trainer.examples import Examples, Records, UserOp, UserOps, fold_users
 from stream_trainer.models import frequency
 from stream_trainer.state import TrainerState
 
@@ -247,12 +248,6 @@ def _split(places: I64) -> list[I64]:
     return [places[start : start + _CHUNK] for start in range(0, len(places), _CHUNK)]
 
 
-def _chunks(ops: Iterator[UserOp]) -> Iterator[list[UserOp]]:
-    chunk: list[UserOp] = []
-    for op in ops:
-        chunk.append(op)
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
+def _chunks(ops: Iterator[UserOp]) -> Iterator[UserOps]:
+    while len(chunk := UserOps(islice(ops, _CHUNK))):
         yield chunk

@@ -32,7 +32,7 @@ from simulators.online_plan import Plan, needed_refreshes
 from simulators.timeline import num_events, timeline
 from stream_trainer.chunker import Chunker
 from stream_trainer.event_log import TopicPartition
-from stream_trainer.examples import UserOp
+from stream_trainer.examples import UserOps
 from stream_trainer.state import TrainerState
 
 ONLINE, RETRAINED, FROZEN = "online", "retrained", "frozen"
@@ -236,7 +236,7 @@ class _Pass:
             self._reader.close()
         self._store.close()
 
-    def _before_learning(self, ops: Sequence[UserOp]) -> None:
+    def _before_learning(self, ops: UserOps) -> None:
         self.answer()
         state = self._state
         for follower in self._followers.values():

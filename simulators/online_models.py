@@ -17,7 +17,7 @@ from feature_store.configuration import Configuration
 from feature_store.store import FAMILIES, FeatureStore, FeatureStoreReader
 from index_refresher.embed import QueryEmbedder, embed_corpus
 from simulators.metrics import Ranks, middle_ranks
-from stream_trainer.examples import UserOp, fold_users
+from stream_trainer.examples import UserOps, fold_users
 from stream_trainer.learner import Learner
 from stream_trainer.models.retrieval import best_scores
 from stream_trainer.session import Session
@@ -82,10 +82,10 @@ class Follower:
         self._reader = FeatureStoreReader(config.store.path)
         self._reader.catch_up()
         self._generation = Generation(self._reader, number_of)
-        self._waiting: list[UserOp] = []
+        self._waiting = UserOps()
         self._value_number = cache(self._state.value_numbers.number)
 
-    def follow(self, ops: Sequence[UserOp], item_ids: Sequence[str], value_ids: Sequence[str]) -> None:
+    def follow(self, ops: UserOps, item_ids: Sequence[str], value_ids: Sequence[str]) -> None:
         """Take note of what happens to users; the IDs are those of the numbers in `ops`."""
         names = [item_ids[op.item] for op in ops if op.is_positive]
         numbers = iter(self._state.item_numbers.numbers(names).tolist())
@@ -100,16 +100,15 @@ class Follower:
     def ranks(self, questions: Questions) -> Ranks:
         """Return `Generation.ranks` with all that was noted before."""
         state = self._state
-        for start in range(0, len(self._waiting), _OPS_AT_ONCE):
+        has_more = len(self._waiting) > 0
+        while len(self._waiting):
             if any(table.needs_commit for table in state.tables):
                 state.commit()
             for table in state.tables:
                 table.begin_batch()
-            ops = self._waiting[start : start + _OPS_AT_ONCE]
-            examples = fold_users(state.tables.user, ops, state.widths)
+            examples = fold_users(state.tables.user, self._waiting.take(_OPS_AT_ONCE), state.widths)
             self._learner.advance_means(examples, len(examples))
-        if self._waiting:
-            self._waiting = []
+        if has_more:
             state.commit()
             self._reader.catch_up()
         return self._generation.ranks(questions)
@@ -133,9 +132,9 @@ def copy_store(source: FeatureStore, path: Path) -> None:
 class WatchedSession(Session):
     """A session that says what it is about to learn, before anything has changed."""
 
-    before_learning: Callable[[Sequence[UserOp]], None]
+    before_learning: Callable[[UserOps], None]
 
-    def _take_ops(self, num_examples: int) -> list[UserOp]:
+    def _take_ops(self, num_examples: int) -> UserOps:
         ops = super()._take_ops(num_examples)
         self.before_learning(ops)
         return ops

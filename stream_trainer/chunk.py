@@ -5,15 +5,18 @@ Owns the shapes and their bytes, because the two sides may be two processes. Nev
 learns.
 """
 
-from typing import TypeAlias
+from collections.abc import Iterable
+from itertools import groupby
+from typing import TypeAlias, cast
 
 import msgspec
 from msgspec import Struct
 
+from feature_store.errors import StoreCorruptError
 from feature_store.schema import Features
 
 
-class Joined(Struct, frozen=True, array_like=True, gc=False, tag=0):
+class Joined(Struct, frozen=True, gc=False):
     """A positive: a click whose impression is known, with where it stood in the log."""
 
     user_id: str
@@ -21,6 +24,21 @@ class Joined(Struct, frozen=True, array_like=True, gc=False, tag=0):
     partition: int
     offset: int
     shown: tuple[str, ...] = ()
+
+
+class Positives(Struct, frozen=True, array_like=True, gc=False, tag=0):
+    """Positives that follow each other, as columns of equal length: objects for each would take the learning
+    side longer than what it learns them by.
+    """
+
+    user_ids: list[str]
+    item_ids: list[str]
+    partitions: list[int]
+    offsets: list[int]
+    shown: list[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
 
 
 class Changed(Struct, frozen=True, array_like=True, gc=False, tag=1):
@@ -31,7 +49,32 @@ class Changed(Struct, frozen=True, array_like=True, gc=False, tag=1):
     features: Features | None
 
 
-Fact: TypeAlias = Joined | Changed
+Fact: TypeAlias = Positives | Changed
+
+
+def as_facts(happened: Iterable[Joined | Changed]) -> list[Fact]:
+    """Return what happened with positives that follow each other as columns.
+
+    >>> facts = as_facts([Joined("u", "a", 0, 7), Joined("v", "b", 1, 9), Changed(True, "a", None)])
+    >>> [len(fact) if isinstance(fact, Positives) else fact for fact in facts]
+    [2, Changed(is_item=True, id='a', features=None)]
+    """
+    facts: list[Fact] = []
+    for kind, group in groupby(happened, type):
+        if kind is Changed:
+            facts += cast(Iterable[Changed], group)
+            continue
+        joined = cast(list[Joined], list(group))
+        facts.append(
+            Positives(
+                [one.user_id for one in joined],
+                [one.item_id for one in joined],
+                [one.partition for one in joined],
+                [one.offset for one in joined],
+                [one.shown for one in joined],
+            )
+        )
+    return facts
 
 
 class Place(Struct, frozen=True, array_like=True, gc=False):
@@ -92,5 +135,15 @@ _remainder = msgspec.msgpack.Decoder(Remainder)
 
 
 def decode_remainder(value: bytes) -> Remainder:
-    """Return what `msgspec.msgpack.encode` made of a remainder."""
-    return _remainder.decode(value)
+    """Return what `msgspec.msgpack.encode` made of a remainder.
+
+    Raises:
+        StoreCorruptError: it is not in the form that this program writes.
+    """
+    try:
+        return _remainder.decode(value)
+    except msgspec.DecodeError as error:
+        raise StoreCorruptError(
+            f"what waits to be learned is not in this program's form: {error}. Was the store made by another "
+            "version? Start with a new store.path"
+        ) from error

@@ -10,7 +10,7 @@ from operator import itemgetter
 
 from feature_store.configuration import JoinSettings
 from feature_store.schema import Click, Deleted, EventKind, Impression, ItemFeatures, UserFeatures
-from stream_trainer.chunk import Changed, Chunk, Fact, Marks, Place, Position
+from stream_trainer.chunk import Changed, Chunk, Joined, Marks, Place, Position, as_facts
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.ingest import Merged
 from stream_trainer.join import NEVER_MS, Joiner
@@ -29,7 +29,7 @@ class Chunker:
         self._watermark_ms = position.marks.watermark_ms
         self._latest_click_ms = position.marks.latest_click_ms
         self._latest_event_ms = position.marks.latest_event_ms
-        self._facts: list[Fact] = []
+        self._happened: list[Joined | Changed] = []
         self._places: dict[TopicPartition, tuple[int, int]] = {}
         self._num_events: Counter[str] = Counter()
 
@@ -41,36 +41,36 @@ class Chunker:
 
     def add(self, records: Sequence[Merged]) -> None:
         """Take records in merge order; one that could not be decoded has no event, but its place counts."""
-        joiner, facts = self._joiner, self._facts
+        joiner, happened = self._joiner, self._happened
         watermark_ms, latest_click_ms = self._watermark_ms, self._latest_click_ms
         for partition, ts_ms, (offset, event) in records:
             if ts_ms - self._lateness_ms > watermark_ms:
                 watermark_ms = ts_ms - self._lateness_ms
                 if watermark_ms > joiner.due_ms:
-                    facts += joiner.advance(watermark_ms)
+                    happened += joiner.advance(watermark_ms)
             if type(event) is Click:  # a hundred thousand a second: not by isinstance, nor a call for each
                 latest_click_ms = max(latest_click_ms, event.ts_ms)
-                facts += joiner.click(event, Origin(partition.partition, offset))
+                happened += joiner.click(event, Origin(partition.partition, offset))
             elif type(event) is Impression:
-                facts += joiner.impression(event)
+                happened += joiner.impression(event)
             elif event is not None:
-                facts.append(_changed(event))
+                happened.append(_changed(event))
         self._watermark_ms, self._latest_click_ms = watermark_ms, latest_click_ms
         self._note_places(records)
 
     def close_windows(self) -> None:
         """Act as if time had passed every window: the end of a bounded replay."""
-        self._facts += self._joiner.advance(NEVER_MS)
+        self._happened += self._joiner.advance(NEVER_MS)
 
     def take(
         self, lag_records: int = 0, dead_letters: Mapping[str, int] = _NONE, at_end: bool = False
     ) -> Chunk:
         """Return what was gathered since the last call."""
-        facts, self._facts = self._facts, []
+        happened, self._happened = self._happened, []
         places, self._places = self._places, {}
         num_events, self._num_events = self._num_events, Counter()
         return Chunk(
-            facts,
+            as_facts(happened),
             [Place(*partition, *place) for partition, place in places.items()],
             Marks(self._watermark_ms, self._latest_click_ms, self._latest_event_ms),
             self._joiner.take_changes(),

@@ -6,18 +6,21 @@ B examples, O operations, L history length, D augmented width, C categorical val
 shown negatives.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import compress
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from feature_store.rows import RowTable
 
 NO_ITEM = -1
 Records = npt.NDArray[np.void]
+OpFeatures = tuple[tuple[int, ...], tuple[float, ...]]
 
 
 class UserOp(Struct, frozen=True, gc=False):
@@ -29,13 +32,82 @@ class UserOp(Struct, frozen=True, gc=False):
     partition: int = 0
     offset: int = 0
     shown: tuple[int, ...] = ()
-    features: tuple[tuple[int, ...], tuple[float, ...]] | None = None
+    features: OpFeatures | None = None
     """Value numbers and numbers of an upsert."""
 
     @property
     def is_positive(self) -> bool:
         """Whether this operation is an example to learn."""
         return self.item != NO_ITEM
+
+
+class UserOps:
+    """Operations in stream order, as columns of equal length; iterating gives them one by one."""
+
+    def __init__(self, ops: Iterable[UserOp] = ()) -> None:
+        self.users: list[str] = []
+        self.items: list[int] = []
+        self.partitions: list[int] = []
+        self.offsets: list[int] = []
+        self.shown: list[tuple[int, ...]] = []
+        self.features: list[OpFeatures | None] = []
+        for op in ops:
+            self.append(op)
+
+    @classmethod
+    def of_positives(
+        cls,
+        users: list[str],
+        items: list[int],
+        partitions: list[int],
+        offsets: list[int],
+        shown: list[tuple[int, ...]],
+    ) -> "UserOps":
+        """Return positives; the lists become its own."""
+        ops, features = cls(), list[OpFeatures | None]([None]) * len(users)
+        ops._set_columns((users, items, partitions, offsets, shown, features))
+        return ops
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __iter__(self) -> Iterator[UserOp]:
+        return map(UserOp, *self._columns())
+
+    def __iadd__(self, others: "UserOps") -> "UserOps":
+        for column, more in zip(self._columns(), others._columns(), strict=True):
+            column.extend(more)
+        return self
+
+    def append(self, op: UserOp) -> None:
+        """Put one behind the others."""
+        for column, value in zip(self._columns(), astuple(op), strict=True):
+            column.append(value)
+
+    def take(self, num: int) -> "UserOps":
+        """Take the first ones away."""
+        taken = UserOps()
+        taken._set_columns(tuple(column[:num] for column in self._columns()))
+        self._set_columns(tuple(column[num:] for column in self._columns()))
+        return taken
+
+    def are_positive(self) -> npt.NDArray[np.bool_]:
+        """Return which operations are examples to learn (O,)."""
+        are_positive_O: npt.NDArray[np.bool_] = np.array(self.items, np.int64) != NO_ITEM
+        return are_positive_O
+
+    def positives(self) -> "UserOps":
+        """Return a copy of those that are examples to learn."""
+        chosen = self.are_positive().tolist()
+        positives = UserOps()
+        positives._set_columns(tuple(list(compress(column, chosen)) for column in self._columns()))
+        return positives
+
+    def _columns(self) -> tuple[list[Any], ...]:
+        return self.users, self.items, self.partitions, self.offsets, self.shown, self.features
+
+    def _set_columns(self, columns: tuple[list[Any], ...]) -> None:
+        self.users, self.items, self.partitions, self.offsets, self.shown, self.features = columns
 
 
 @dataclass(frozen=True)
@@ -101,34 +173,31 @@ class Examples(NamedTuple):
         return self.slots
 
 
-def unfolded(positives: Sequence[UserOp], widths: ExampleWidths) -> Examples:
+def unfolded(positives: UserOps, widths: ExampleWidths) -> Examples:
     """Return what positives alone say of their examples: nothing of their users' rows, no history."""
     records = np.zeros(len(positives), widths.dtype())
     records["history"] = records["shown"] = NO_ITEM
-    if not positives:
-        return Examples([], records)
-    records["item"] = [op.item for op in positives]
-    records["partition"] = [op.partition for op in positives]
-    records["offset"] = [op.offset for op in positives]
+    records["item"] = positives.items
+    records["partition"] = positives.partitions
+    records["offset"] = positives.offsets
     if widths.shown:
-        for row, op in enumerate(positives):
-            kept = op.shown[: widths.shown]
+        for row, shown in enumerate(positives.shown):
+            kept = shown[: widths.shown]
             records["shown"][row, : len(kept)] = kept
-    return Examples([op.user_id for op in positives], records)
+    return Examples(positives.users, records)
 
 
-def fold_users(table: RowTable, ops: Sequence[UserOp], widths: ExampleWidths) -> Examples:
+def fold_users(table: RowTable, ops: UserOps, widths: ExampleWidths) -> Examples:
     """Apply operations to their users' rows in stream order, and return the examples among them.
 
     Works in waves, the n-th operation of every user at once, because a user's own order matters and nobody
     else's does.
     """
-    if not ops:
-        return unfolded([], widths)
-    is_positive_O = np.array([op.item for op in ops]) != NO_ITEM
-    positives = ops if is_positive_O.all() else [op for op in ops if op.is_positive]
-    users, records = unfolded(positives, widths)[:2]
-    slots_O = table.slots([op.user_id for op in ops])
+    is_positive_O = ops.are_positive()
+    users, records = unfolded(ops if is_positive_O.all() else ops.positives(), widths)[:2]
+    if not len(ops):
+        return Examples(users, records)
+    slots_O = table.slots(ops.users)
     example_of_O = np.cumsum(is_positive_O) - 1
     for wave in _waves(slots_O):
         is_positive = is_positive_O[wave]
@@ -156,17 +225,17 @@ def _waves(slots_O: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
 
 
 def _change_features(
-    table: RowTable, slots_O: npt.NDArray[np.int64], changes: list[int], ops: Sequence[UserOp]
+    table: RowTable, slots_O: npt.NDArray[np.int64], changes: list[int], ops: UserOps
 ) -> None:
-    upserts = [i for i in changes if ops[i].features is not None]
+    upserts = [i for i in changes if ops.features[i] is not None]
     if upserts:
-        features = [ops[i].features or ((), ()) for i in upserts]
+        features = [ops.features[i] or ((), ()) for i in upserts]
         values = np.array([codes for codes, _ in features], np.int32)
         numbers = np.array([numbers for _, numbers in features], np.float32)
         table.write(slots_O[upserts], {"values": values, "numbers": numbers})
-    deletes = [i for i in changes if ops[i].features is None]
+    deletes = [i for i in changes if ops.features[i] is None]
     if deletes:
-        keys = [ops[i].user_id.encode() for i in deletes]
+        keys = [ops.users[i].encode() for i in deletes]
         table.reset(slots_O[deletes], keys)
 
 

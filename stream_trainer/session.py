@@ -5,15 +5,15 @@ alone, so a replay repeats it. Never polls, decodes or joins.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
 from feature_store.configuration import Configuration
-from stream_trainer.chunk import Changed, Chunk, Fact, Joined
-from stream_trainer.examples import Examples, UserOp, fold_users, unfolded
+from stream_trainer.chunk import Changed, Chunk, Positives
+from stream_trainer.examples import NO_ITEM, Examples, UserOp, UserOps, fold_users, unfolded
 from stream_trainer.prequential import Prequential
 from stream_trainer.state import TrainerState
 
@@ -57,16 +57,16 @@ class Session:
         may fall in the middle: it holds a fact either among those to be applied or with its effect.
         """
         state = self.state
-        fact = state.unapplied[0]
-        if isinstance(fact, Joined):
+        change = state.unapplied.change
+        if change is None:
             self._add_positives()
         else:
-            self._learn_before(fact)
-            state.pop_facts(1)
-            self._change(fact)
+            self._learn_before(change)
+            state.pop_change()
+            self._change(change)
         if self._is_full():
             self.learn_what_is_full()
-        if isinstance(fact, Changed) and fact.is_item and state.has_many_item_changes:
+        if change is not None and change.is_item and state.has_many_item_changes:
             if state.tables.item.needs_commit:
                 self._commit()
             else:
@@ -96,14 +96,11 @@ class Session:
         """Let the positives that come next wait for their batch, until it is full."""
         state = self.state
         room = min(self._batch_size - self._num_pending, self._max_ops + 1 - len(state.pending))
-        facts = list(_leading_positives(islice(state.unapplied, max(room, 0))))
-        ops = _as_ops(facts, state.item_numbers.numbers)
-        items = [op.item for op in ops]
-        state.corpus.add_seen(items)
+        ops = _numbered(state.take_positives(room), state.item_numbers.numbers)
+        state.corpus.add_seen(ops.items)
         state.pending += ops
-        self._pending_items.update(items)
+        self._pending_items.update(ops.items)
         self._num_pending += len(ops)
-        state.pop_facts(len(ops))
 
     def _change(self, fact: Changed) -> None:
         state = self.state
@@ -129,9 +126,7 @@ class Session:
             pending = self._pending_items
             if pending and int(self.state.item_numbers.find([fact.id])[0]) in pending:
                 self.flush()
-        elif fact.features is None and any(
-            op.is_positive and op.user_id == fact.id for op in self.state.pending
-        ):
+        elif fact.features is None and fact.id in self.state.pending.positives().users:
             self.flush()
 
     def _learn(self, num_examples: int) -> None:
@@ -170,50 +165,35 @@ class Session:
         if not self._config.store.own_process or num_read == self._num_read:
             return
         room = max(self._batch_size - self._num_pending, 0)
-        joined = [fact for fact in islice(state.unapplied, 2 * room) if isinstance(fact, Joined)]
-        coming = _as_ops(joined[:room], state.item_numbers.find)
-        positives = [op for op in state.pending + coming if op.is_positive]
-        if positives:
-            new = unfolded(positives[: self._batch_size], state.widths)
+        positives = state.pending.positives()
+        positives += _numbered(state.unapplied.coming(2 * room), state.item_numbers.find).take(room)
+        if len(positives):
+            new = unfolded(positives.take(self._batch_size), state.widths)
             rehearsed = state.rehearsal.draw(self._config.learning, new)
             state.read_ahead(Examples.concatenate([new, rehearsed]))
 
-    def _take_ops(self, num_examples: int) -> list[UserOp]:
+    def _take_ops(self, num_examples: int) -> UserOps:
         """Take operations up to the last of `num_examples` positives; all if there are not so many."""
         pending = self.state.pending
         end = len(pending)
         if self._num_pending > num_examples:
-            places = [i for i, op in enumerate(pending) if op.is_positive]
-            end = places[num_examples - 1] + 1
-        taken, self.state.pending = pending[:end], pending[end:]
+            end = int(np.flatnonzero(pending.are_positive())[num_examples - 1]) + 1
+        taken = pending.take(end)
         self._count_pending()
         return taken
 
     def _count_pending(self) -> None:
-        items = [op.item for op in self.state.pending if op.is_positive]
+        items = [item for item in self.state.pending.items if item != NO_ITEM]
         self._num_pending, self._pending_items = len(items), set(items)
 
 
-def _as_ops(facts: Sequence[Joined], numbers_of: Callable[[Sequence[str]], I64]) -> list[UserOp]:
-    """Return positives with numbers for their items: all looked up at once, in the facts' order."""
-    if not any(fact.shown for fact in facts):
-        numbers = numbers_of([fact.item_id for fact in facts]).tolist()
-        return [
-            UserOp(fact.user_id, number, fact.partition, fact.offset)
-            for fact, number in zip(facts, numbers, strict=True)
-        ]
-    numbers = iter(numbers_of([name for fact in facts for name in (fact.item_id, *fact.shown)]).tolist())
-    return [
-        UserOp(
-            fact.user_id, next(numbers), fact.partition, fact.offset, tuple(islice(numbers, len(fact.shown)))
-        )
-        for fact in facts
-    ]
-
-
-def _leading_positives(facts: Iterable[Fact]) -> Iterator[Joined]:
-    """Yield facts up to the first that is no positive."""
-    for fact in facts:
-        if not isinstance(fact, Joined):
-            return
-        yield fact
+def _numbered(positives: Positives, numbers_of: Callable[[Sequence[str]], I64]) -> UserOps:
+    """Return positives with numbers for their items: all looked up at once, in the log's order."""
+    if not any(positives.shown):
+        items, shown = numbers_of(positives.item_ids).tolist(), list[tuple[int, ...]]([()]) * len(positives)
+    else:
+        each = [(item, *others) for item, others in zip(positives.item_ids, positives.shown, strict=True)]
+        numbers = iter(numbers_of([name for names in each for name in names]).tolist())
+        rows = [tuple(islice(numbers, len(names))) for names in each]
+        items, shown = [row[0] for row in rows], [row[1:] for row in rows]
+    return UserOps.of_positives(positives.user_ids, items, positives.partitions, positives.offsets, shown)

@@ -22,15 +22,16 @@ from feature_store.schema import FeatureValue
 from feature_store.sequenced import EncodedChanges
 from feature_store.store import CommitInfo, Writes
 from feature_store.store_process import Store
-from stream_trainer.chunk import Chunk, Fact, Marks, Place, Position, Remainder, decode_remainder
+from stream_trainer.chunk import Chunk, Marks, Place, Position, Positives, Remainder, decode_remainder
 from stream_trainer.corpus import Corpus
 from stream_trainer.event_log import TopicPartition
-from stream_trainer.examples import Examples, ExampleWidths, UserOp
+from stream_trainer.examples import Examples, ExampleWidths, UserOp, UserOps
 from stream_trainer.features import FeatureEncoder
 from stream_trainer.learner import Learner, Tables
 from stream_trainer.models.factory import row_layouts, running_mean_width
 from stream_trainer.rehearsal import Rehearsal
 from stream_trainer.store_fit import check_fits, config_json
+from stream_trainer.waiting import Waiting
 
 _MAX_ITEM_CHANGES = 4096
 _CHUNK = 512
@@ -82,15 +83,15 @@ class TrainerState:
             store.items("rehearsal") if config.learning.rehearsal_ratio else (),
         )
         self._item_changes: dict[int, tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]] = {}
-        self.pending = [_op(fields) for fields in _unpack(self._meta.get(b"pending")) or []]
+        self.pending = UserOps(_op(fields) for fields in _unpack(self._meta.get(b"pending")) or [])
         places = [Place(*fields) for fields in _unpack(self._meta.get(b"offsets")) or []]
         self._places = {TopicPartition(place.topic, place.partition): place for place in places}
         remainder = Remainder([], Marks(self.watermark_ms, self.latest_click_ms))
         if b"unapplied" in self._meta:
             remainder = decode_remainder(self._meta[b"unapplied"])
-        self.unapplied: deque[Fact] = deque(remainder.facts)
+        self.unapplied = Waiting(remainder.facts)
         self._marks = remainder.marks
-        self._num_received, self._num_applied = len(remainder.facts), 0
+        self._num_received, self._num_applied = len(self.unapplied), 0
         self._unsettled = deque([(self._num_received, self._marks)])
         self.topic_ids: dict[str, str] = _unpack(self._meta.get(b"topic_ids")) or {}
         self.tables = self._make_tables()
@@ -118,19 +119,26 @@ class TrainerState:
         if chunk.join_changes:
             self._join_changes.append(chunk.join_changes)
             self.num_join_bytes += len(chunk.join_changes)
-        self.unapplied.extend(chunk.facts)
+        num_before = len(self.unapplied)
+        self.unapplied.add(chunk.facts)
         self._marks = chunk.marks
-        self._num_received += len(chunk.facts)
+        self._num_received += len(self.unapplied) - num_before
         if self._unsettled and not chunk.facts:
             self._unsettled.pop()
         self._unsettled.append((self._num_received, self._marks))
         self._settle()
 
-    def pop_facts(self, num: int) -> None:
-        """Regard the first facts as applied."""
-        for _ in range(num):
-            self.unapplied.popleft()
-        self._num_applied += num
+    def take_positives(self, most: int) -> Positives:
+        """Take the positives that come next, at most so many: from now on they are applied."""
+        positives = self.unapplied.take_positives(most)
+        self._num_applied += len(positives)
+        self._settle()
+        return positives
+
+    def pop_change(self) -> None:
+        """Regard the change that comes next as applied."""
+        self.unapplied.pop_change()
+        self._num_applied += 1
         self._settle()
 
     def _settle(self) -> None:
@@ -233,7 +241,7 @@ class TrainerState:
             b"offsets": msgpack.packb(offsets),
             b"pending": msgpack.packb([msgspec.structs.astuple(op) for op in self.pending]),
             b"progress": msgpack.packb(progress),
-            b"unapplied": msgspec.msgpack.encode(Remainder(list(self.unapplied), self._marks)),
+            b"unapplied": msgspec.msgpack.encode(Remainder(self.unapplied.rest(), self._marks)),
             b"topic_ids": msgpack.packb(dict(sorted(self.topic_ids.items()))),
             b"config": config_json(self.config),
         }

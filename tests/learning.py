@@ -31,7 +31,7 @@ from feature_store.store import FeatureStore
 from stream_trainer.chunker import Chunker
 from stream_trainer.corpus import Corpus
 from stream_trainer.event_log import TopicPartition
-from stream_trainer.examples import Examples, ExampleWidths, UserOp, fold_users
+from stream_trainer.examples import Examples, ExampleWidths, UserOp, UserOps, fold_users
 from stream_trainer.features import FeatureEncoder
 from stream_trainer.learner import Learner, Tables
 from stream_trainer.models.factory import row_layouts, running_mean_width
@@ -113,7 +113,7 @@ class World:
         """Fold operations into examples, new ones first, then the rehearsed; return how many are new."""
         for table in self.tables:
             table.begin_batch()
-        new = fold_users(self.tables.user, ops, self.widths)
+        new = fold_users(self.tables.user, UserOps(ops), self.widths)
         learning = self.config.learning
         rehearsed = self.rehearsal.draw(learning, new)
         return Examples.concatenate([new, rehearsed]), len(new)
@@ -141,7 +141,7 @@ class World:
         """Return p_u as users would be served now. Changes their histories: for the end of a test."""
         for table in self.tables:
             table.begin_batch()
-        ops = [UserOp(user, int(self.corpus.numbers[0])) for user in users]
+        ops = UserOps(UserOp(user, int(self.corpus.numbers[0])) for user in users)
         return self.learner.embed_examples(fold_users(self.tables.user, ops, self.widths))
 
 

@@ -31,7 +31,7 @@ PURE = {
     ),
     "stream_trainer": (
         "candidates chunk chunker corpus event_log examples features file_frames gathered join "
-        "join_entries merge negatives rehearsal running_mean"
+        "join_entries merge negatives rehearsal running_mean waiting"
     ),
     "stream_trainer/models": (
         "alignment dat factory fm frequency loops losses mind relu_layers retrieval row_optimiser tower "

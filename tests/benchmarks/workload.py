@@ -15,7 +15,7 @@ from feature_store.configuration import Configuration
 from feature_store.schema import Click, Impression
 from feature_store.settings import load_configuration
 from feature_store.store import FeatureStore
-from stream_trainer.chunk import Joined
+from stream_trainer.chunk import Fact, Joined, as_facts
 from stream_trainer.event_log import EventLog
 from stream_trainer.session import Session
 from stream_trainer.state import TrainerState
@@ -145,15 +145,17 @@ class LearnStep:
         self._session = Session(config, self._state, lambda *_: None, self._refuse)
         self._num_made = 0
 
-    def facts(self, users_B: torch.Tensor, positive_B: torch.Tensor) -> list[Joined]:
+    def facts(self, users_B: torch.Tensor, positive_B: torch.Tensor) -> list[Fact]:
         """Return positives as the input side hands them over: what makes them is not a part of the step."""
         pairs = zip(users_B.tolist(), positive_B.tolist(), strict=True)
         first, self._num_made = self._num_made, self._num_made + len(users_B)
-        return [Joined(user_id(user), item_id(item), 0, n) for n, (user, item) in enumerate(pairs, first)]
+        return as_facts(
+            Joined(user_id(user), item_id(item), 0, n) for n, (user, item) in enumerate(pairs, first)
+        )
 
-    def step(self, facts: list[Joined]) -> None:
+    def step(self, facts: list[Fact]) -> None:
         """Learn some positives, in batches of the configured size."""
-        self._state.unapplied.extend(facts)
+        self._state.unapplied.add(facts)
         while self._state.unapplied:
             self._session.apply_next()
 

@@ -14,13 +14,14 @@ from feature_store.errors import MissingTopicError, OffsetLostError
 from feature_store.schema import Click, Deleted, Event, Impression, ItemFeatures
 from feature_store.sequenced import GatheredChanges
 from feature_store.settings import load_configuration
-from stream_trainer.chunk import Changed, Chunk, Fact, Joined, Marks, Place, Position
+from stream_trainer.chunk import Changed, Chunk, Fact, Marks, Place, Position, Positives
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.feed import Feed
 from stream_trainer.feed_process import open_feed
 from stream_trainer.file_log import FileEventLog
 from stream_trainer.file_writer import FileWriter
 from stream_trainer.topics import create_topics
+from stream_trainer.waiting import Waiting
 
 NOWHERE = Position([], {}, Marks(), [])
 LIMIT_S = 30
@@ -75,8 +76,13 @@ def read_to_end(feed: Feed, position: Position) -> list[Chunk]:
     return chunks
 
 
+def waiting(chunks: list[Chunk]) -> Waiting:
+    return Waiting(fact for chunk in chunks for fact in chunk.facts)
+
+
 def facts_of(chunks: list[Chunk]) -> list[Fact]:
-    return [fact for chunk in chunks for fact in chunk.facts]
+    """Return the facts, however they were cut into chunks."""
+    return waiting(chunks).rest()
 
 
 def after(chunks: list[Chunk], position: Position, topic_ids: dict[str, str]) -> Position:
@@ -103,7 +109,7 @@ def test_a_log_becomes_joined_clicks_and_changes_in_order(opened: Opener, log: F
     chunks = read_to_end(opened(True), NOWHERE)
     assert facts_of(chunks) == [
         Changed(True, "a", {"category": "c", "price": 2.5, "tags": ["x", "y"]}),
-        Joined("u", "b", places(chunks)["clicks"].partition, 0),
+        Positives(["u"], ["b"], [places(chunks)["clicks"].partition], [0], [()]),
         Changed(False, "u", None),
     ]
     last = chunks[-1]
@@ -166,7 +172,7 @@ def test_both_give_the_same_and_go_on_where_a_commit_stood(opened: Opener, log: 
         chunk = feed.next_chunk(LIMIT_S)
         assert chunk is not None
         first.append(chunk)
-    assert len(facts_of(first)) < len(facts_of(whole))
+    assert len(waiting(first)) < len(waiting(whole))
     rest = read_to_end(opened(True), after(first, NOWHERE, topic_ids))
     assert facts_of([*first, *rest]) == facts_of(whole)
     assert rest[-1].marks == whole[-1].marks

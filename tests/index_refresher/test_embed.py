@@ -14,7 +14,7 @@ from feature_store.schema import Click, Deleted, EventKind, Impression, ItemFeat
 from feature_store.store import FeatureStore, FeatureStoreReader
 from index_refresher.embed import QueryEmbedder, embed_corpus
 from index_refresher.refresher import check_queries, make_draft
-from stream_trainer.examples import UserOp, fold_users
+from stream_trainer.examples import UserOp, UserOps, fold_users
 from stream_trainer.models.retrieval import best_scores
 
 SETTINGS = (
@@ -78,7 +78,7 @@ def learner_queries(shop: Shop, users: list[str]) -> np.ndarray:
     for table in state.tables:
         table.begin_batch()
     item = int(state.corpus.numbers[0])
-    examples = fold_users(state.tables.user, [UserOp(user, item) for user in users], state.widths)
+    examples = fold_users(state.tables.user, UserOps(UserOp(user, item) for user in users), state.widths)
     return state.learner.embed_examples(examples).numpy()
 
 

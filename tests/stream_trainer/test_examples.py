@@ -10,7 +10,7 @@ from learning import World, configuration, user_table
 from msgspec.structs import replace
 
 from feature_store.rows import Field, RowLayout
-from stream_trainer.examples import NO_ITEM, Examples, ExampleWidths, UserOp, fold_users
+from stream_trainer.examples import NO_ITEM, Examples, ExampleWidths, UserOp, UserOps, fold_users
 
 LENGTH, WIDTHS = 3, ExampleWidths(history=3, augmented=2, values=1, numbers=1, shown=2)
 LAYOUT = RowLayout(
@@ -94,7 +94,9 @@ def test_the_fold_is_a_plain_loop(batches: list[list[UserOp]], means: dict[str, 
         table.write(table.slots([user]), {"mean": np.array([[mean, -mean]], np.float32)})
     for ops in batches:
         table.begin_batch()
-        assert repr(as_tuples(fold_users(table, ops, WIDTHS))) == repr(loop.fold(ops))  # nan equals nan
+        assert repr(as_tuples(fold_users(table, UserOps(ops), WIDTHS))) == repr(
+            loop.fold(ops)
+        )  # nan equals nan
     for user in sorted(loop.users):
         slot = table.slots([user])
         assert table.ints(slot, "history")[0].tolist() == loop.row(user)["history"]
@@ -104,7 +106,8 @@ def test_the_fold_is_a_plain_loop(batches: list[list[UserOp]], means: dict[str, 
 
 def test_users_are_found_where_they_stand_looked_up_or_not_and_only_in_their_batch() -> None:
     table = user_table(LAYOUT)
-    new = fold_users(table, [UserOp(user, 1, 0, n) for n, user in enumerate(["a", "b", "a"])], WIDTHS)
+    ops = UserOps(UserOp(user, 1, 0, n) for n, user in enumerate(["a", "b", "a"]))
+    new = fold_users(table, ops, WIDTHS)
     rehearsed = Examples(["c", "b"], new.records[:2])
     both = Examples.concatenate([new, rehearsed])
     assert both.find(table).tolist() == table.slots(["a", "b", "a", "c", "b"]).tolist()
@@ -117,15 +120,16 @@ def test_users_are_found_where_they_stand_looked_up_or_not_and_only_in_their_bat
 
 def test_an_example_does_not_hold_its_own_item() -> None:
     table = user_table(LAYOUT, 16)
-    ops = [UserOp("a", 7, 0, 1), UserOp("b", 8, 0, 2), UserOp("a", 9, 0, 3)]
+    ops = UserOps([UserOp("a", 7, 0, 1), UserOp("b", 8, 0, 2), UserOp("a", 9, 0, 3)])
     assert fold_users(table, ops, WIDTHS).records["history"].tolist() == [[-1] * 3, [-1] * 3, [-1, -1, 7]]
-    assert fold_users(table, [UserOp("a", 5, 0, 4)], WIDTHS).records["history"].tolist() == [[-1, 7, 9]]
+    ops = UserOps([UserOp("a", 5, 0, 4)])
+    assert fold_users(table, ops, WIDTHS).records["history"].tolist() == [[-1, 7, 9]]
 
 
 def test_every_part_may_be_absent() -> None:
     fields = (Field("history", 0, "int"), Field("values", 0, "int"), Field("numbers", 0, "float"))
     table = user_table(RowLayout(fields, "adam"), 4)
-    ops = [UserOp("a", 1), UserOp("a", features=((), ())), UserOp("a"), UserOp("a", 2)]
+    ops = UserOps([UserOp("a", 1), UserOp("a", features=((), ())), UserOp("a"), UserOp("a", 2)])
     examples = fold_users(table, ops, ExampleWidths(0, 0, 0, 0, 0))
     assert examples.records["item"].tolist() == [1, 2]
 

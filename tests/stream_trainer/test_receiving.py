@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from feature_store.store import FeatureStore
 from stream_trainer import trainer as trainer_module
-from stream_trainer.chunk import Chunk, Joined, Marks, Position
+from stream_trainer.chunk import Chunk, Joined, Marks, Position, as_facts
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.trainer import Summary, Trainer
@@ -40,9 +40,9 @@ class Bursts:
             return None
         self._left -= 1
         first, self.num_taken = self.num_taken * A_CHUNK, self.num_taken + 1
-        facts = [Joined(f"u{n}", f"i{n}", 0, n) for n in range(first, first + A_CHUNK)]
+        facts = as_facts(Joined(f"u{n}", f"i{n}", 0, n) for n in range(first, first + A_CHUNK))
         lag, at_end = NUM_CHUNKS - self.num_taken, self.num_taken == NUM_CHUNKS
-        return Chunk([*facts], [], Marks(), b"", {}, 0, 0, {"clicks": A_CHUNK}, {}, lag, at_end)
+        return Chunk(facts, [], Marks(), b"", {}, 0, 0, {"clicks": A_CHUNK}, {}, lag, at_end)
 
     def report_progress(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Nobody asks."""
