@@ -9,6 +9,7 @@ Legend: N items, Q queries, I interests, D embedding width (one more than the mo
 counts), W row width, L history length.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.errors import StoreError
+from feature_store.item_changes import KEY, ItemChanges
 from feature_store.rows import RowLayout
 from feature_store.store import CommitInfo, FeatureStoreReader
 from stream_trainer.models import frequency
@@ -43,6 +45,8 @@ class EmbeddedCorpus(NamedTuple):
     popularity_N: F32
     towers: bytes
     model: str
+    num_item_changes: int = 0
+    """How many changes of items there were up to this commit."""
 
 
 class QueryEmbeddings(NamedTuple):
@@ -80,7 +84,7 @@ class _Scorer:
         stored = json.loads(model)
         self.settings = ModelSettings(**stored["model"])
         self.features = FeatureSettings(**stored["features"])
-        self.half_life = float(stored["learning"]["frequency_half_life"])
+        self._half_life = float(stored["learning"]["frequency_half_life"])
         self.reader = reader
         self._seed = int(stored["learning"]["seed"])
         self._layouts = row_layouts(self.settings, self.features, stored["learning"]["rows_optimiser"])
@@ -114,6 +118,11 @@ class _Scorer:
         rows, _ = self.rows("value", [self._value_keys[code] for code in unique[missing:].tolist()])
         places = torch.from_numpy(inverse.reshape(codes_nC.shape) - missing)
         return pool_values(rows.floats("embedding"), places, counts)
+
+    def popularity(self, rows: _Rows, num_positives: int) -> F32:
+        """Return the decayed counts of positives (n,) of items, as of so many positives."""
+        count_n, at_n = rows.floats("frequency")[:, 0].numpy(), rows.ints("frequency_at")[:, 0].numpy()
+        return frequency.decayed(count_n, at_n, num_positives, self._half_life)
 
     def item_embeddings(self, rows: _Rows) -> F32:
         """Return p_v of rows (n, D of the tower)."""
@@ -155,31 +164,70 @@ def embed_corpus(reader: FeatureStoreReader, batch_size: int = 8192) -> Embedded
     for start in range(0, len(keys), batch_size):
         rows, _ = scorer.rows("item", keys[start : start + batch_size])
         embedded.append(scorer.item_embeddings(rows))
-        count_n, at_n = rows.floats("frequency")[:, 0].numpy(), rows.ints("frequency_at")[:, 0].numpy()
-        popularity.append(frequency.decayed(count_n, at_n, progress["num_positives"], scorer.half_life))
+        popularity.append(scorer.popularity(rows, progress["num_positives"]))
     width = scorer.settings.output_dim
     p_ND = np.concatenate(embedded) if embedded else np.zeros((0, width), np.float32)
     popularity_N = np.concatenate(popularity) if popularity else np.zeros(0, np.float32)
     return EmbeddedCorpus(
         reader.commit_info,
         [key.decode() for key in keys],
-        _with_popularity(p_ND, popularity_N, scorer.settings),
+        _with_popularity(p_ND, popularity_N, popularity_N.sum(), len(popularity_N), scorer.settings),
         popularity_N,
         towers,
         model,
+        ItemChanges(meta.get(KEY)).total,
     )
 
 
-def _with_popularity(p_ND: F32, popularity_N: F32, settings: ModelSettings) -> F32:
+def _with_popularity(
+    p_nD: F32, popularity_n: F32, total: float, num_items: int, settings: ModelSettings
+) -> F32:
     """Append the column that adds weight × log frequency to every score; one pseudo-count an item, so that
-    none is -inf.
+    none is -inf. `total` and `num_items` are the whole corpus', which the n items may be a part of.
     """
-    if not settings.popularity_weight or not len(p_ND):
-        return p_ND
-    shares_N = (popularity_N + 1) / (popularity_N.sum() + len(popularity_N))
+    if not settings.popularity_weight or not len(p_nD):
+        return p_nD
+    shares_n = (popularity_n + 1) / (total + num_items)
     weight = settings.popularity_weight * math.sqrt(settings.temperature)
-    column_N1 = (weight * np.log(shares_N * len(shares_N))).astype(np.float32)[:, None]
-    return np.concatenate([p_ND, column_N1], axis=1)
+    column_n1 = (weight * np.log(shares_n * num_items)).astype(np.float32)[:, None]
+    return np.concatenate([p_nD, column_n1], axis=1)
+
+
+class ChangedItems:
+    """Embeds items that changed since a generation was made, as it would have: under its towers, popularity
+    as a share of what its items had. For one thread at a time, as its reader.
+    """
+
+    def __init__(
+        self, towers: bytes, model: str, reader: FeatureStoreReader, popularity_total: float, num_items: int
+    ) -> None:
+        self._scorer = _Scorer(towers, model, reader)
+        self._popularity_total = popularity_total
+        self._num_items = num_items
+
+    def look(self, numbers_n: I64) -> tuple[list[str], list[str], F32]:
+        """Return which of the items are deleted, which are live, and the embeddings of these."""
+        scorer, keys = self._scorer, [number.to_bytes(4, "big") for number in numbers_n.tolist()]
+        names = scorer.reader.get("item_number", keys)
+        places = scorer.reader.get("corpus", keys)
+        is_live = [place is not None and int.from_bytes(place, "big", signed=True) >= 0 for place in places]
+        known = [name for name in names if name is not None]
+        assert len(known) == len(keys), "an item that changed has no number"
+        live = list(itertools.compress(known, is_live))
+        deleted = [name.decode() for name, lives in zip(known, is_live, strict=True) if not lives]
+        if not live:
+            return deleted, [], np.zeros((0, 0), np.float32)
+        rows, _ = scorer.rows("item", live)
+        progress = msgpack.unpackb(scorer.reader.get("meta", [b"progress"])[0] or b"")
+        popularity_n = scorer.popularity(rows, progress["num_positives"])
+        p_nD = _with_popularity(
+            scorer.item_embeddings(rows),
+            popularity_n,
+            self._popularity_total,
+            self._num_items,
+            scorer.settings,
+        )
+        return deleted, [name.decode() for name in live], p_nD
 
 
 def _asking_for_popularity(p_QD: F32, num_positives_Q: I64, settings: ModelSettings) -> F32:

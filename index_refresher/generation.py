@@ -71,6 +71,8 @@ class Draft(NamedTuple):
     towers: bytes
     model: str
     checks: CheckFigures
+    num_item_changes: int = 0
+    popularity_total: float = 0.0
 
 
 class Current(NamedTuple):
@@ -104,6 +106,8 @@ def publish(path: Path, draft: Draft, created_ms: int, keep: int) -> Manifest:
             "latest_click_ms": draft.latest_click_ms,
             "created_ms": created_ms,
             "num_items": len(draft.item_index),
+            "num_item_changes": draft.num_item_changes,
+            "popularity_total": draft.popularity_total,
             "index_kind": draft.item_index.kind,
         }
         manifest = make_manifest(facts, draft.checks, contents)

@@ -18,10 +18,22 @@ import numpy.typing as npt
 from feature_store.configuration import RefreshSettings
 
 F32 = npt.NDArray[np.float32]
+_faiss: Any = faiss  # its types know no keyword argument
 
 _TRAINING_SEED = 1
 _LISTS_PER_SQRT_ITEM = 4
 _MIN_ITEMS_PER_LIST = 39  # below, Faiss warns that the clustering has too few points
+
+
+class Mask:
+    """Places of an index that are not to be found."""
+
+    def __init__(self, places: Sequence[int], num_items: int) -> None:
+        bits = np.zeros(num_items, np.uint8)
+        bits[list(places)] = 1
+        self.num_places = int(bits.sum())
+        self._hidden = _faiss.IDSelectorBitmap(np.packbits(bits, bitorder="little"))
+        self.selector = _faiss.IDSelectorNot(self._hidden)
 
 
 class Found(NamedTuple):
@@ -62,11 +74,9 @@ class ItemIndex:
         The same input gives the same bytes, on one thread.
         """
         num_items, width = embeddings_ND.shape
-        faiss.omp_set_num_threads(settings.num_threads)
         if num_items < settings.ivf_from_items:
-            flat = faiss.IndexFlatIP(width)
-            flat.add(np.ascontiguousarray(embeddings_ND))
-            return cls(item_ids, flat, width, 0.0, settings.num_threads)
+            return cls.exact(item_ids, embeddings_ND, settings.num_threads)
+        faiss.omp_set_num_threads(settings.num_threads)
         length = float(np.sqrt((embeddings_ND.astype(np.float64) ** 2).sum(1).max())) or 1.0
         num_lists = _num_lists(num_items)
         ivf = faiss.IndexIVFFlat(
@@ -81,6 +91,13 @@ class ItemIndex:
         ivf.train(lengthened_NA)
         ivf.add(lengthened_NA)
         return cls(item_ids, ivf, width, length, settings.num_threads)
+
+    @classmethod
+    def exact(cls, item_ids: Sequence[str], embeddings_ND: F32, num_threads: int) -> Self:
+        """Return an index of these items that is searched exactly."""
+        flat = faiss.IndexFlatIP(embeddings_ND.shape[1])
+        flat.add(np.ascontiguousarray(embeddings_ND))
+        return cls(item_ids, flat, embeddings_ND.shape[1], 0.0, num_threads)
 
     @classmethod
     def decode(cls, index: bytes, items: bytes, num_threads: int) -> Self:
@@ -110,8 +127,8 @@ class ItemIndex:
     def __len__(self) -> int:
         return len(self.item_ids)
 
-    def search(self, queries_QD: F32, k: int) -> Found:
-        """Return the best min(k, items) of each query, best first.
+    def search(self, queries_QD: F32, k: int, mask: Mask | None = None) -> Found:
+        """Return the best min(k, items) of each query, best first, of those that are not masked.
 
         Faiss fills up with -1 where k exceeds the items or the probed lists hold too few: here the former is
         cut, and the latter searched again in all lists, so that an answer is never shorter than it must be.
@@ -129,14 +146,19 @@ class ItemIndex:
         if not len(queries_QD) or not self.item_ids:
             return Found([[] for _ in queries_QD], [[] for _ in queries_QD])
         faiss.omp_set_num_threads(self._num_threads)  # OpenMP keeps this number for each thread by itself
-        scores_QK, places_QK = self._search(np.ascontiguousarray(queries_QD, np.float32), min(k, len(self)))
+        num = min(k, len(self) - (mask.num_places if mask else 0))
+        if not num:
+            return Found([[] for _ in queries_QD], [[] for _ in queries_QD])
+        selector = mask.selector if mask else None
+        scores_QK, places_QK = self._search(np.ascontiguousarray(queries_QD, np.float32), num, selector)
         return Found(
             [[self.item_ids[place] for place in places] for places in places_QK.tolist()], scores_QK.tolist()
         )
 
-    def _search(self, queries_QD: F32, k: int) -> tuple[F32, npt.NDArray[np.int64]]:
+    def _search(self, queries_QD: F32, k: int, selector: Any) -> tuple[F32, npt.NDArray[np.int64]]:
         if not self._length:
-            scores_QK, places_QK = self._index.search(queries_QD, k)
+            only = _faiss.SearchParameters(sel=selector) if selector else None
+            scores_QK, places_QK = self._index.search(queries_QD, k, params=only)
             return scores_QK, places_QK
         # As long as the items, so that the nearest centroids are those of the largest inner products.
         scale_Q1 = np.linalg.norm(queries_QD, axis=1, keepdims=True) / self._length
@@ -144,11 +166,11 @@ class ItemIndex:
         queries_QA = np.concatenate(
             [queries_QD / scale_Q1, np.zeros((len(queries_QD), 1), np.float32)], axis=1
         )
-        scores_QK, places_QK = self._index.search(queries_QA, k)
+        near = _faiss.SearchParametersIVF(sel=selector, nprobe=self._index.nprobe)
+        scores_QK, places_QK = self._index.search(queries_QA, k, params=near)
         short_Q = (places_QK < 0).any(1)
         if short_Q.any():
-            everywhere = faiss.SearchParametersIVF()
-            everywhere.nprobe = self._index.nlist
+            everywhere = _faiss.SearchParametersIVF(sel=selector, nprobe=self._index.nlist)
             scores_QK[short_Q], places_QK[short_Q] = self._index.search(
                 queries_QA[short_Q], k, params=everywhere
             )

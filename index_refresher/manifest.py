@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from feature_store.errors import GenerationError
 from index_refresher.checks import CheckFigures
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FILES = ("index.faiss", "items.msgpack", "popular.msgpack", "towers.safetensors", "model.json")
 MANIFEST = "manifest.json"
 MANIFEST_DIGEST = (
@@ -45,6 +45,10 @@ class Manifest(BaseModel):
     latest_click_ms: int
     created_ms: int
     num_items: int
+    num_item_changes: int
+    """Of items, up to its commit: those after it make the delta."""
+    popularity_total: float
+    """The sum of its items' decayed counts: what the popularity of one is a share of."""
     index_kind: str
     checks: CheckFigures
     files: dict[str, FileDigest]

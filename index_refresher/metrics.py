@@ -92,6 +92,12 @@ class ServerMetrics:
             f"{prefix}generation", "Number of the generation in use, 0 before the first", registry=registry
         )
         self.swaps = Counter(f"{prefix}swaps_total", "Generations taken into use", registry=registry)
+        self.delta_items = Gauge(
+            f"{prefix}delta_items",
+            "Items that changed since the generation was made: deleted, or fresh (searched beside it)",
+            ("state",),
+            registry=registry,
+        )
         self.commit = Gauge(
             f"{prefix}commit", "The trainer's commit whose user rows are read", registry=registry
         )
@@ -115,6 +121,11 @@ class ServerMetrics:
         self.swaps.inc()
         self.generation.set(number)
         self._age.set_function(lambda: time.time() - created_ms / 1000)
+
+    def show_delta(self, num_deleted: int, num_fresh: int) -> None:
+        """Let so many items be told of that changed since the generation was made."""
+        self.delta_items.labels("deleted").set(num_deleted)
+        self.delta_items.labels("fresh").set(num_fresh)
 
     def show_commit(self, number: int, watermark_ms: int) -> None:
         """Let commit and staleness be those of this commit."""

@@ -91,6 +91,8 @@ def make_draft(corpus: EmbeddedCorpus, queries_QD: F32, settings: RefreshSetting
         corpus.towers,
         corpus.model,
         CheckFigures(spread=spread, self_retrieval=self_retrieval, recall=recall),
+        corpus.num_item_changes,
+        float(corpus.popularity_N.sum()),
     )
 
 

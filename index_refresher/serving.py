@@ -17,6 +17,7 @@ import numpy as np
 from feature_store.errors import DualstreamError, GenerationError
 from feature_store.store import CommitInfo, FeatureStoreReader
 from index_refresher import generation
+from index_refresher.delta import Delta, ItemFollower
 from index_refresher.embed import QueryEmbedder, QueryEmbeddings
 from index_refresher.generation import Generation
 from index_refresher.index import Found
@@ -33,6 +34,13 @@ class Embedder(Protocol):
 
     def embed(self, user_ids: Sequence[str]) -> QueryEmbeddings:
         """Embed users as they stand in the newest commit."""
+
+
+class Follower(Protocol):
+    """What is needed of `delta.ItemFollower`."""
+
+    def follow(self, commit: CommitInfo, reader_lock: threading.Lock) -> Delta | None:
+        """Return what differs from the generation by this commit, None if nothing changed."""
 
 
 class Answer(NamedTuple):
@@ -62,6 +70,8 @@ class _Served(NamedTuple):
     folder: Path
     generation: Generation
     embedder: Embedder
+    follower: Follower
+    delta: Delta
 
 
 class Recommender:
@@ -77,10 +87,12 @@ class Recommender:
         exclude_history: bool,
         num_threads: int,
         make_embedder: Callable[[bytes, str, FeatureStoreReader], Embedder] = QueryEmbedder,
+        make_follower: Callable[[Generation, FeatureStoreReader, int], Follower] = ItemFollower,
     ) -> None:
         self._generations = generations
         self._open_reader = open_reader
         self._make_embedder = make_embedder
+        self._make_follower = make_follower
         self._metrics = metrics
         self._clock_ms = clock_ms
         self._exclude_history = exclude_history
@@ -98,7 +110,8 @@ class Recommender:
         return self._why_not if self._served is None else None
 
     def reload(self) -> None:
-        """Take the newest commit and the generation in use. For one thread; `recommend` goes on meanwhile.
+        """Take the newest commit, the generation in use, and what became of items since it was made. For one
+        thread; `recommend` goes on meanwhile.
 
         Where that is damaged and nothing is served yet, the newest whole one before it stands in.
 
@@ -109,6 +122,7 @@ class Recommender:
         """
         try:
             self._take_current(self._catch_up())
+            self._follow_items()
         except DualstreamError as error:
             self._why_not = str(error)
             raise
@@ -132,13 +146,13 @@ class Recommender:
         hidden = [set(history) if self._exclude_history else set() for history in embedded.history]
         widest = k + max(map(len, hidden), default=0)
         searched = interests_QID[usable_Q].reshape(-1, interests_QID.shape[2])
-        found = served.generation.item_index.search(searched, widest)
+        found = served.delta.search(served.generation.item_index, searched, widest)
         ranked = _merged(found, interests_QID.shape[1])
         popular = list(zip(*served.generation.popular, strict=True))
         answers = []
         for user_id, usable, hide in zip(user_ids, usable_Q.tolist(), hidden, strict=True):
             items = next(ranked) if usable else popular
-            kept = _first_visible(items, hide, k)
+            kept = _first_visible(items, hide if usable else hide | served.delta.deleted, k)
             answers.append(Answer(user_id, kept, "model" if usable else "popularity"))
             self._metrics.answers.labels(answers[-1].source).inc()
         if event_ms is not None:
@@ -178,6 +192,15 @@ class Recommender:
             if self._served is not None or not self._take_earlier(reader, error):
                 raise
 
+    def _follow_items(self) -> None:
+        served = self._served
+        if served is None:
+            return
+        delta = served.follower.follow(self._commit, self._reader_lock)
+        if delta is not None:
+            self._served = served._replace(delta=delta)
+            self._metrics.show_delta(len(delta.deleted), len(delta.fresh or ()))
+
     def _take_earlier(self, reader: FeatureStoreReader, damage: GenerationError) -> bool:
         for folder in generation.earlier(self._generations):
             try:
@@ -192,9 +215,12 @@ class Recommender:
         loaded = generation.load(folder, self._num_threads)
         with self._reader_lock:
             embedder = self._make_embedder(loaded.towers, loaded.model, reader)
-        self._served = _Served(folder, loaded, embedder)
+            follower = self._make_follower(loaded, reader, self._num_threads)
+        delta = follower.follow(self._commit, self._reader_lock) or Delta()
+        self._served = _Served(folder, loaded, embedder, follower, delta)
         manifest = loaded.manifest
         self._metrics.show_generation(manifest.number, manifest.created_ms)
+        self._metrics.show_delta(len(delta.deleted), len(delta.fresh or ()))
         log.info(
             "serving generation %s: commit %d, %d items", folder.name, manifest.commit, manifest.num_items
         )

@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -21,6 +22,8 @@ from stream_trainer.metrics import TrainerMetrics
 from stream_trainer.open_log import open_log
 from stream_trainer.topics import NUM_PARTITIONS, create_topics
 from stream_trainer.trainer import Summary, Trainer
+
+log = logging.getLogger(__name__)
 
 _SHOWN_LETTERS = 100
 _EXIT_CODES = """exit codes:
@@ -163,9 +166,26 @@ def _run(args: argparse.Namespace) -> int:
 
         trainer = Trainer(config, feed, store, metrics, on_progress=show)
         summary = trainer.run(signals.requested)
+    log.info(
+        "done: %d events, %d positives learned in %.1f s, %d commits; join: %s; dead letters: %s",
+        summary.num_events,
+        summary.num_positives,
+        summary.seconds,
+        summary.num_commits,
+        _counts(metrics.join),
+        _counts(metrics.dead_letters),
+    )
     if args.summary:
         args.summary.write_text(json.dumps(_as_json(summary)))
     return 0
+
+
+def _counts(metric: Counter | Gauge) -> str:
+    """Say what a metric of one label counted; what never happened is left out."""
+    (family,) = metric.collect()
+    samples = [sample for sample in family.samples if sample.value and not sample.name.endswith("_created")]
+    told = (f"{sample.value:.0f} {next(iter(sample.labels.values()))}" for sample in samples)
+    return ", ".join(told) or "none"
 
 
 def _check_writable(path: Path) -> None:

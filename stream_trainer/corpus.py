@@ -51,14 +51,16 @@ class Corpus:
         self._numbers[self._size] = number
         self._size += 1
 
-    def add_seen(self, numbers: Sequence[int]) -> None:
+    def add_seen(self, numbers: Sequence[int]) -> list[int]:
         """Put items in that were clicked without an upsert, unless they were deleted: a late click must not
-        revive one.
+        revive one. Return the new ones.
         """
         numbers_n = np.array(numbers, np.int64)
         self._make_room(int(numbers_n.max(initial=0)))
-        for number in numbers_n[self._place_of[numbers_n] == _NEVER_SEEN].tolist():
+        new = list(dict.fromkeys(numbers_n[self._place_of[numbers_n] == _NEVER_SEEN].tolist()))
+        for number in new:
             self.add(number)
+        return new
 
     def remove(self, number: int) -> None:
         """Take an item out at once. An unknown item is remembered as deleted."""

@@ -96,6 +96,13 @@ class UserOps:
         are_positive_O: npt.NDArray[np.bool_] = np.array(self.items, np.int64) != NO_ITEM
         return are_positive_O
 
+    def deleted_users(self) -> list[str]:
+        """Return whose rows the deletions among these empty."""
+        if NO_ITEM not in self.items:
+            return []
+        each = zip(self.users, self.items, self.features, strict=True)
+        return [user for user, item, features in each if item == NO_ITEM and features is None]
+
     def positives(self) -> "UserOps":
         """Return a copy of those that are examples to learn."""
         chosen = self.are_positive().tolist()

@@ -17,6 +17,8 @@ from feature_store.errors import StoreMismatchError
 from feature_store.hashing import Purpose, draw_below, draw_uniform, event_keys
 from stream_trainer.examples import Examples, ExampleWidths
 
+_NOBODY = ""  # IDs have a letter at least
+
 
 class Rehearsal:
     """A ring of examples; the n-th ever added stands at n modulo the capacity."""
@@ -35,7 +37,8 @@ class Rehearsal:
         """
         self._capacity = capacity
         self._records = np.zeros(capacity, widths.dtype())
-        self._users = [""] * capacity
+        self._users = [_NOBODY] * capacity
+        self._forgotten: set[int] = set()  # places that changed by it since the last commit
         self.num_added = num_added
         self._num_stored = num_added
         size = self._records.dtype.itemsize
@@ -53,8 +56,8 @@ class Rehearsal:
         return min(self.num_added, self._capacity)
 
     def draw(self, learning: LearningSettings, new: Examples) -> Examples:
-        """Draw B × X examples among those already added, each by a hash of the new example it accompanies.
-        The first of each X favour the newest (`ages_at`), the others none.
+        """Draw B × X examples among those already added, each by a hash of the new example it accompanies;
+        fewer where some were forgotten. The first of each X favour the newest (`ages_at`), the others none.
 
         What comes next is like the newest; what they alone would make forgotten, the others keep.
         """
@@ -65,8 +68,8 @@ class Rehearsal:
         if recent:
             ages_BR = ages_at(draw_uniform(keys_B, recent), len(self), learning.rehearsal_half_life)
             places_BX[:, :recent] = (self.num_added - 1 - ages_BR) % self._capacity
-        places = places_BX.reshape(-1)
-        return Examples([self._users[place] for place in places.tolist()], self._records[places])
+        places = [place for place in places_BX.reshape(-1).tolist() if self._users[place]]
+        return Examples([self._users[place] for place in places], self._records[np.array(places, np.int64)])
 
     def add(self, new: Examples) -> None:
         """Keep examples, the oldest giving way."""
@@ -78,10 +81,24 @@ class Rehearsal:
             self._users[place] = user
         self.num_added += len(new)
 
+    def forget(self, users: Iterable[str]) -> None:
+        """Let no example of these users be kept: they were deleted. Their places stay empty until their turn
+        comes.
+        """
+        gone = set(users)
+        if not gone:
+            return
+        for place, user in enumerate(self._users):
+            if user in gone:
+                self._users[place] = _NOBODY
+                self._records[place] = np.zeros((), self._records.dtype)
+                self._forgotten.add(place)
+
     def take_changes(self) -> list[tuple[bytes, bytes]]:
         """Return the places written since the last call, for the commit."""
         start, self._num_stored = max(self._num_stored, self.num_added - self._capacity), self.num_added
-        places = [n % self._capacity for n in range(start, self.num_added)]
+        forgotten, self._forgotten = self._forgotten, set()
+        places = sorted(forgotten.union(n % self._capacity for n in range(start, self.num_added)))
         return [(p.to_bytes(4, "big"), self._records[p].tobytes() + self._users[p].encode()) for p in places]
 
 

@@ -97,7 +97,7 @@ class Session:
         state = self.state
         room = min(self._batch_size - self._num_pending, self._max_ops + 1 - len(state.pending))
         ops = _numbered(state.take_positives(room), state.item_numbers.numbers)
-        state.corpus.add_seen(ops.items)
+        state.item_changes.add(state.corpus.add_seen(ops.items))
         state.pending += ops
         self._pending_items.update(ops.items)
         self._num_pending += len(ops)
@@ -111,6 +111,7 @@ class Session:
             else:
                 state.corpus.add(number)
             state.set_item_features(number, fact.features or {})
+            state.item_changes.add([number])
         elif fact.features is None:
             state.pending.append(UserOp(fact.id))
         else:
@@ -141,6 +142,7 @@ class Session:
         if self.prequential.is_due(state.num_steps + 1):
             self.prequential.prepare(state.learner)
         new = fold_users(state.tables.user, ops, state.widths)
+        state.rehearsal.forget(ops.deleted_users())
         if not len(new):
             return
         if self.prequential.is_due(state.num_steps + 1):

@@ -16,6 +16,7 @@ import safetensors.torch
 from feature_store.configuration import Configuration
 from feature_store.id_index import IdIndex
 from feature_store.index import NumberIndex
+from feature_store.item_changes import KEY, ItemChanges
 from feature_store.numbering import Numbering
 from feature_store.rows import RowTable
 from feature_store.schema import FeatureValue
@@ -54,6 +55,7 @@ class TrainerState:
         self.item_numbers = Numbering(store.items("item_number"))
         self.value_numbers = Numbering(store.items("value_number"))
         self.corpus = Corpus(store.items("corpus"))
+        self.item_changes = ItemChanges(self._meta.get(KEY))
         self._join_changes: list[bytes] = []
         self.num_join_bytes = 0
         """How much changed in the join since the last commit."""
@@ -244,6 +246,7 @@ class TrainerState:
             b"unapplied": msgspec.msgpack.encode(Remainder(self.unapplied.rest(), self._marks)),
             b"topic_ids": msgpack.packb(dict(sorted(self.topic_ids.items()))),
             b"config": config_json(self.config),
+            KEY: self.item_changes.encode(),
         }
         changed = [(key, value) for key, value in now.items() if self._meta.get(key) != value]
         self._meta.update(now)

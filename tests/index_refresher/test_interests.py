@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_serving import FakeEmbedder, World
+from served_world import FakeEmbedder, World
 
 from feature_store.configuration import RefreshSettings
 from index_refresher import generation

@@ -1,6 +1,7 @@
 """`stream-trainer create-topics` and `dead-letters` as processes over either log; what `run` checks first."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +78,13 @@ def test_dead_letters_are_printed_oldest_first(any_shop: Shop) -> None:
     for number in range(3):
         writer.send(topics.clicks, b"ann", b"\x1b[2J%d" % number + b"\0" * 1000, START_MS + number)
     writer.close()
-    any_shop.learn_all()
+    done = stream_trainer(any_shop, "run", "--until-end", "--set", "learning.batch_size=4")
+    assert done.returncode == 0, done.stderr
+    *_, last = (line for line in done.stderr.splitlines() if ": done: " in line)
+    assert re.search(
+        r"done: \d+ events, 5 positives learned in [\d.]+ s, \d+ commits; join: 5 joined, ", last
+    )
+    assert last.endswith("; dead letters: 3 malformed")
     letters = lines(stream_trainer(any_shop, "dead-letters"))
     assert len(letters) == 3
     for number, letter in enumerate(letters):

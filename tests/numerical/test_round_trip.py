@@ -102,6 +102,10 @@ def test_a_deleted_user_starts_again_as_a_new_one(tmp_path: Path) -> None:
     slot = table.slots(["gone"])
     assert table.rows_RW[slot].tobytes() == table.layout.new_rows(0, [b"gone"]).tobytes()
     assert table.floats(table.slots(["other"]), "mean_count")[0, 0] == 2
+    shop.commit()
+    kept = [value for _, value in shop.store.items("rehearsal")]
+    assert any(value.endswith(b"other") for value in kept)
+    assert not any(value.endswith(b"gone") for value in kept)
     shop.close()
 
 

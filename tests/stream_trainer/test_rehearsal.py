@@ -142,3 +142,19 @@ def test_a_smaller_ring_or_another_layout_is_refused() -> None:
         Rehearsal(3, WIDTHS, 4, stored)
     with pytest.raises(StoreMismatchError, match="widths"):
         Rehearsal(4, ExampleWidths(50, 3, 1, 1, 0), 4, stored)
+
+
+def test_a_deleted_users_examples_are_drawn_no_more_and_leave_the_store() -> None:
+    rehearsal = Rehearsal(8, WIDTHS)
+    rehearsal.add(examples(range(6)))
+    stored = dict(rehearsal.take_changes())
+    rehearsal.forget(["ü1", "ü4", "nobody"])
+    stored.update(rehearsal.take_changes())
+    assert not any(name.encode() in value for value in stored.values() for name in ("ü1", "ü4"))
+    for one in (rehearsal, Rehearsal(8, WIDTHS, rehearsal.num_added, stored.items())):
+        drawn = draw(one, examples(range(100, 200)), 3, share=0.5)
+        assert set(drawn.records["offset"].tolist()) == {0, 2, 3, 5}
+        assert 100 < len(drawn) < 300
+        one.add(examples(range(6, 11)))  # 8 and 9 stand where 0 and 1 stood
+        drawn = draw(one, examples(range(100, 200)), 3)
+        assert set(drawn.records["offset"].tolist()) == {3, 5, 6, 7, 8, 9, 10}

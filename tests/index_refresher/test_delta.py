@@ -1,0 +1,222 @@
+"""Between two full refreshes: answers know new, changed and deleted items as a full refresh would."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from learning import Shop, configuration, shop_events
+from prometheus_client import CollectorRegistry
+from served_world import FakeFollower, World
+
+from feature_store.configuration import RefreshSettings
+from feature_store.schema import Click, Deleted, Event, EventKind, Impression, ItemFeatures
+from feature_store.store import CommitInfo, FeatureStoreReader
+from index_refresher.delta import Delta
+from index_refresher.index import ItemIndex, Mask
+from index_refresher.metrics import RefresherMetrics, ServerMetrics
+from index_refresher.refresher import full_refresh
+from index_refresher.serving import Answer, Recommender
+
+SETTINGS = (
+    "model.hidden=[16]",
+    "model.embedding_dim=8",
+    "model.output_dim=8",
+    "model.augmented_dim=8",
+    "model.history_length=4",
+    "learning.batch_size=16",
+    "features.item_categorical={category=1}",
+    'features.item_numeric=["price"]',
+)
+MODELS = {
+    "default": SETTINGS,
+    "without popularity": (*SETTINGS, "model.popularity_weight=0"),
+    "several interests": (*SETTINGS, "model.name=mind", "model.num_interests=3"),
+}
+ASKED = [*(f"u{n}" for n in range(12)), "stranger"]
+ALL = 60
+CHANGES: list[Event] = [
+    ItemFeatures(id="new", ts_ms=9000, features={"category": "c2", "price": 3.0}),
+    ItemFeatures(id="i3", ts_ms=9001, features={"category": "c0", "price": 9000.0}),
+    Deleted(kind=EventKind.ITEM, id="i7", ts_ms=9002),
+    ItemFeatures(id="short-lived", ts_ms=9003),
+    Deleted(kind=EventKind.ITEM, id="short-lived", ts_ms=9004),
+    Deleted(kind=EventKind.ITEM, id="i9", ts_ms=9005),
+    ItemFeatures(id="i9", ts_ms=9006, features={"category": "c1", "price": 1.0}),
+    Deleted(kind=EventKind.ITEM, id="never seen", ts_ms=9007),
+]
+
+
+class Served:
+    """A trained shop that is served, and its refresher."""
+
+    def __init__(self, settings: tuple[str, ...], path: Path) -> None:
+        self.shop = Shop(configuration(*settings), path / "store")
+        self.shop.apply(shop_events(8, num_clicks=120))
+        self.shop.session.flush()
+        self.shop.commit()
+        self.settings = RefreshSettings(path=path / "generations", min_recall=0)
+        self._reader = FeatureStoreReader(path / "store")
+        self.registry = CollectorRegistry()
+        self.recommender = Recommender(
+            self.settings.path,
+            open_reader=lambda: FeatureStoreReader(path / "store"),
+            metrics=ServerMetrics(self.registry),
+            clock_ms=lambda: 0,
+            exclude_history=True,
+            num_threads=1,
+        )
+
+    def refresh(self) -> None:
+        assert full_refresh(self._reader, self.settings, 0, RefresherMetrics(CollectorRegistry()))
+
+    def apply(self, events: list[Event]) -> None:
+        self.shop.apply(events)
+        self.shop.commit()
+
+    def answers(self, k: int = ALL) -> list[Answer]:
+        self.recommender.reload()
+        return self.recommender.recommend(ASKED, k).answers
+
+    def delta(self, state: str) -> float | None:
+        return self.registry.get_sample_value("dualstream_server_delta_items", {"state": state})
+
+    def close(self) -> None:
+        self.recommender.close()
+        self._reader.close()
+        self.shop.close()
+
+
+@pytest.fixture(params=MODELS)
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
+    opened = Served(MODELS[request.param], tmp_path)
+    yield opened
+    opened.close()
+
+
+def by_item(answers: list[Answer]) -> list[dict[str, float]]:
+    return [dict(answer.items) for answer in answers]
+
+
+def test_answers_are_those_of_a_full_refresh(served: Served) -> None:
+    """Nothing is learned meanwhile, so that both have the same towers. A full refresh also counts popularity
+    anew: every score of a user moves by as much.
+    """
+    served.refresh()
+    before = by_item(served.answers())
+    assert any("i7" in items for items in before)
+    assert not any("new" in items for items in before)
+    served.apply(CHANGES)
+    delta = served.answers()
+    assert (served.delta("deleted"), served.delta("fresh")) == (3, 3)
+    served.refresh()
+    full = served.answers()
+    assert (served.delta("deleted"), served.delta("fresh")) == (0, 0)
+    for one, other in zip(delta, full, strict=True):
+        assert one.source == other.source
+        assert {"i7", "short-lived"}.isdisjoint(dict(one.items))
+        if one.source == "popularity":  # by what was popular when the generation was made
+            continue
+        assert {"new", "i3", "i9"} - set(dict(one.items)) <= {"i3", "i9"}  # these may be in a history
+        assert dict(one.items).keys() == dict(other.items).keys()
+        moved = [score - dict(other.items)[item] for item, score in one.items]
+        np.testing.assert_allclose(moved, moved[0], atol=2e-5)
+        assert [score for _, score in one.items] == sorted((score for _, score in one.items), reverse=True)
+
+
+def test_a_short_answer_is_as_good_as_a_long_ones_beginning(served: Served) -> None:
+    """What is masked must not take the places of others."""
+    served.refresh()
+    served.apply(CHANGES)
+    best = [item for item, _ in served.answers()[0].items[:3]]
+    served.apply([Deleted(kind=EventKind.ITEM, id=item, ts_ms=9100) for item in best])
+    whole, short = served.answers(), served.answers(k=5)
+    for one, other in zip(whole, short, strict=True):
+        assert [item for item, _ in other.items] == [item for item, _ in one.items[:5]]
+        assert set(best).isdisjoint(dict(one.items))
+
+
+def test_changes_add_up_over_commits_and_a_deleted_item_may_come_back(served: Served) -> None:
+    served.refresh()
+    served.apply([Deleted(kind=EventKind.ITEM, id="i7", ts_ms=9000)])
+    assert all("i7" not in items for items in by_item(served.answers()))
+    served.apply([ItemFeatures(id="new", ts_ms=9001)])
+    users = by_item(served.answers())[:12]
+    assert all("i7" not in items and "new" in items for items in users)
+    served.apply([ItemFeatures(id="i7", ts_ms=9002), Deleted(kind=EventKind.ITEM, id="new", ts_ms=9003)])
+    users = by_item(served.answers())[:12]
+    assert any("i7" in items for items in users)
+    assert all("new" not in items for items in users)
+
+
+def test_an_item_that_is_known_by_a_click_alone_is_found(served: Served) -> None:
+    served.refresh()
+    shown = Impression(impression_id="late", user_id="u1", ts_ms=9000, items=["clicked"])
+    click = Click(impression_id="late", user_id="u1", item_id="clicked", ts_ms=9001)
+    served.shop.apply([shown, click])
+    served.shop.session.flush()
+    served.shop.commit()
+    assert all("clicked" in items for items in by_item(served.answers())[2:12])
+
+
+def test_a_new_generation_is_never_served_without_its_delta(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between taking it and looking what was deleted since, a deleted item would be answered again."""
+    world, ready = World(tmp_path), list[bool]()
+    monkeypatch.setattr(FakeFollower, "delta", Delta(frozenset({"a"}), Mask([0], 2)))
+    monkeypatch.setattr(FakeFollower, "on_follow", lambda _: ready.append(not world.recommender.not_ready()))
+    world.start({"a": 2, "b": 1})
+    assert not ready[0]
+    for user in ("u", "stranger"):
+        assert [item for item, _ in world.recommender.recommend([user], 2).answers[0].items] == ["b"]
+
+
+@pytest.mark.parametrize("ivf_from_items", [1, 10**6])
+def test_masked_places_are_not_found_and_the_others_are(ivf_from_items: int) -> None:
+    rng = np.random.default_rng(4)
+    items, queries = (rng.normal(size=shape).astype(np.float32) for shape in ((300, 6), (20, 6)))
+    ids = [f"i{n}" for n in range(300)]
+    settings = RefreshSettings(ivf_from_items=ivf_from_items, ivf_nprobe=1000)
+    index = ItemIndex.build(ids, items, settings)
+    masked = rng.choice(300, 120, replace=False).tolist()
+    scores = queries @ items.T
+    scores[:, masked] = -np.inf
+    found = index.search(queries, 200, Mask(masked, 300))
+    for row, (names, values) in enumerate(zip(*found, strict=True)):
+        best = np.argsort(-scores[row])[:180]
+        assert names == [ids[place] for place in best.tolist()]
+        assert values == pytest.approx(scores[row, best].tolist(), rel=1e-4, abs=1e-4)
+    nothing = index.search(queries, 5, Mask(range(300), 300))
+    assert nothing == ([[]] * 20, [[]] * 20)
+    few = index.search(queries, 5, Mask(range(2, 300), 300))
+    assert all(sorted(names) == ["i0", "i1"] for names in few.item_ids)
+
+
+def test_the_reader_is_given_back_between_pieces(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many changes as fit take a while: queries must get their turn."""
+    monkeypatch.setattr("index_refresher.delta._AT_ONCE", 2)
+    served.refresh()
+    served.recommender.reload()
+    served.apply(CHANGES)
+    state = served.recommender._served
+    assert state is not None
+    served.recommender._catch_up()
+
+    class Counting:
+        num = 0
+        lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            self.num += 1
+            self.lock.acquire()
+
+        def __exit__(self, *error: object) -> None:
+            self.lock.release()
+
+    counting = Counting()
+    commit = CommitInfo(10**6)
+    assert state.follower.follow(commit, counting) is not None  # type: ignore[arg-type]
+    assert counting.num == 1 + 3
+    assert state.follower.follow(commit, counting) is None  # type: ignore[arg-type]
