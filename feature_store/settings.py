@@ -12,6 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,18 @@ def load_configuration(
     except ValidationError as error:
         problems = [_explain(detail, sources) for detail in error.errors(include_url=False)]
         raise SettingsError("; ".join(problems)) from None
+
+
+def command_line(prog: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """Return a program's parser: with `--version`, and an epilog as it stands."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"{prog} {version('dualstream')}")
+    return parser
 
 
 def add_settings_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from feature_store.configuration import Configuration
 from feature_store.errors import AddressError, DualstreamError
-from feature_store.settings import add_settings_arguments, configuration_from
+from feature_store.settings import add_settings_arguments, command_line, configuration_from
 from feature_store.store import FeatureStoreReader
 from feature_store.telemetry import StopSignals, configure_logging, run_main, serve_metrics
 from index_refresher import generation
@@ -29,6 +29,13 @@ from index_refresher.serving import Recommender, Reloader
 log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 5
+_EXIT_CODES = """exit codes:
+  0   stopped on request, or done
+  2   a setting is unknown, mistyped or impossible
+  8   the feature store cannot be read, or holds no model yet
+  12  no generation: the checks refused it, it cannot be written, or there is none to go back to
+  13  the port is taken; it may be free soon
+"""
 
 
 def main() -> int:
@@ -39,9 +46,10 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="index-refresher",
-        description="Makes searchable generations of what stream-trainer learns, and answers queries.",
+    parser = command_line(
+        "index-refresher",
+        "Makes searchable generations of what stream-trainer learns, and answers queries.",
+        _EXIT_CODES,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command, text in (

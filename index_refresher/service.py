@@ -109,6 +109,13 @@ def _add_recommendations(app: FastAPI, recommender: Recommender, settings: Serve
         503: {"model": Problem, "description": "No generation is loaded yet"},
     }
 
+    class Asked(BaseModel):
+        """What the query of a request may hold."""
+
+        model_config = ConfigDict(extra="forbid")
+
+        k: Annotated[int, Field(ge=1, le=max_k, description="how many items")] = default_k
+
     class BatchRequest(BaseModel):
         """Users to answer for."""
 
@@ -120,10 +127,10 @@ def _add_recommendations(app: FastAPI, recommender: Recommender, settings: Serve
     @app.get("/v1/recommendations/{user_id:path}", responses=refusals, operation_id="recommend")
     def recommend(
         user_id: Annotated[UserId, Path(description=f"1 to {MAX_ID_CHARS} characters")],
-        k: Annotated[int, Query(ge=1, le=max_k, description="how many items")] = default_k,
+        asked: Annotated[Asked, Query()],
     ) -> Recommendations:
         """Return what one user should be shown."""
-        return _rendered(recommender.recommend([user_id], k))[0]
+        return _rendered(recommender.recommend([user_id], asked.k))[0]
 
     @app.post(
         "/v1/recommendations",

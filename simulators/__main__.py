@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from feature_store.configuration import Configuration
+from feature_store.disk import check_writable
 from feature_store.errors import LogError, SettingsError
 from feature_store.presets import PRESETS
-from feature_store.settings import add_settings_arguments, load_configuration
+from feature_store.settings import add_settings_arguments, command_line, load_configuration
 from feature_store.telemetry import StopSignals, configure_logging, run_main
 from simulators.compare_command import add_compare_arguments, run_compare
 from simulators.dataset import Dataset, load_dataset
@@ -42,9 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="simulator",
-        description="Replays Amazon reviews (2014, 2018, 2023 formats) as streams; evaluates offline.",
+    parser = command_line(
+        "simulator", "Replays Amazon reviews (2014, 2018, 2023 formats) as streams; evaluates offline."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("replay", help="write a data set's reviews to the configured log as events")
@@ -151,6 +151,8 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    if args.json:
+        check_writable(args.json, "--json")
     held = hold_out(_load(args), args.train_end_ms, args.test_start_ms)
     overrides = [] if args.config else feature_overrides(held.train)
     if args.preset:
@@ -184,6 +186,7 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
+    check_writable(args.out / "report.json", "--out")
     folder, source = args.data, ""
     if folder is None and _DEMO_DATA.is_dir():
         folder = _DEMO_DATA

@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from feature_store.disk import check_writable
 from feature_store.errors import MissingTopicError, SettingsError
-from feature_store.settings import add_settings_arguments, configuration_from
+from feature_store.settings import add_settings_arguments, command_line, configuration_from
 from feature_store.store_process import open_store
 from feature_store.telemetry import StopSignals, configure_logging, run_main, serve_metrics
 from stream_trainer.dead_letters import oldest_dead_letters
@@ -48,11 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="stream-trainer",
-        description="Learns DAT from the streams of items, users, impressions and clicks, exactly once.",
-        epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_line(
+        "stream-trainer",
+        "Learns DAT from the streams of items, users, impressions and clicks, exactly once.",
+        _EXIT_CODES,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser(
@@ -149,7 +149,7 @@ def _run(args: argparse.Namespace) -> int:
     config = configuration_from(args)
     configure_logging(args.log_level)
     if args.summary:
-        _check_writable(args.summary)
+        check_writable(args.summary, "--summary")
     registry = CollectorRegistry()
     metrics = TrainerMetrics(registry)
     with StopSignals() as signals, _progress(args.until_end) as progress, ExitStack() as resources:
@@ -186,18 +186,6 @@ def _counts(metric: Counter | Gauge) -> str:
     samples = [sample for sample in family.samples if sample.value and not sample.name.endswith("_created")]
     told = (f"{sample.value:.0f} {next(iter(sample.labels.values()))}" for sample in samples)
     return ", ".join(told) or "none"
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse before the run what could not be written after it; leave no file behind."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
-        path.open("a").close()
-        if is_new:
-            path.unlink()
-    except OSError as error:
-        raise SettingsError(f"--summary: cannot write {path}: {error.strerror}") from None
 
 
 def _as_json(summary: Summary) -> dict[str, object]:

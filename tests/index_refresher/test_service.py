@@ -131,6 +131,7 @@ REFUSED: list[tuple[str, bytes | None, int, str]] = [
     ("GET /v1/recommendations/u?k=", None, 422, "k: Input should be a valid integer"),
     ("GET /v1/recommendations/u?k=2.5", None, 422, "k: Input should be a valid integer"),
     ("GET /v1/recommendations/u?k=nan", None, 422, "k: Input should be a valid integer"),
+    ("GET /v1/recommendations/u?K=3", None, 422, "K: Extra inputs are not permitted"),
     ("GET /v1/recommendations", None, 405, "GET is not possible here"),
     ("DELETE /v1/recommendations/u", None, 405, "DELETE is not possible here"),
     ("PUT /healthz", None, 405, "PUT is not possible here"),

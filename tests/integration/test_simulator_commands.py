@@ -196,6 +196,10 @@ def test_folders_that_cannot_be_written_are_refused(small_data: Path, tmp_path: 
         assert f"{path}/items: Not a directory" in why
         sizes = ("--users", 20, "--items", 20, "--interactions", 100)
         assert f"cannot write to {path}: " in refusal(2, "generate", "--out", path, *sizes)
+    figures = in_the_way / "figures.json"
+    why = refusal(2, "evaluate", "--data", tmp_path / "nowhere", "--json", figures)  # before any work
+    assert f"--json: cannot write {figures}: " in why
+    assert f"--out: cannot write {in_the_way}/report.json: " in refusal(2, "demo", "--out", in_the_way)
 
 
 def test_a_log_that_cannot_be_written_is_refused(small_data: Path, tmp_path: Path) -> None:
@@ -223,3 +227,4 @@ def test_help_lists_the_commands_and_each_has_its_own(module: str, commands: lis
     own = command(module, commands[0], "--help")
     assert own.returncode == 0
     assert "--set SECTION.KEY=VALUE" in own.stdout
+    assert re.fullmatch(r"[a-z-]+ \d+\.\d+\.\d+\n", command(module, "--version").stdout)
