@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from feature_store.configuration import Configuration
-from feature_store.errors import DualstreamError
+from feature_store.errors import DualstreamError, SettingsError
 from feature_store.settings import load_configuration
 from simulators.evaluate import Held, evaluate_store, feature_overrides, replay_into_log
 from simulators.tables import figures_table, people_table
@@ -30,6 +30,7 @@ _QUERY_SECONDS = 0.2
 _REFRESH_SECONDS = 6
 _NUM_PEOPLE = 3
 _SHOWN = 5
+_MARKER = ".dualstream-demo"
 
 
 class Process:
@@ -121,13 +122,31 @@ def configure(folder: Path, held: Held, kafka: str | None, port: int, overrides:
     return [argument for setting in [*settings, *overrides] for argument in ("--set", setting)]
 
 
+def clear_folder(folder: Path) -> None:
+    """Make the folder anew; whatever stands in it that no demo wrote stays.
+
+    Raises:
+        SettingsError: it holds something else, or cannot be made.
+    """
+    marker = folder / _MARKER
+    try:
+        if folder.exists() and not marker.is_file() and any(folder.iterdir()):
+            raise SettingsError(
+                f"--out: {folder} holds what no demo wrote, and a demo begins with an empty folder: name "
+                "another, or delete it"
+            )
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        marker.touch()
+    except OSError as error:
+        raise SettingsError(f"--out: cannot write {folder}: {error.strerror}") from None
+
+
 def run_demo(
     folder: Path, held: Held, source: str, kafka: str | None, port: int, overrides: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """Do the main job and return what the report shows."""
     console = Console()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     arguments = configure(folder, held, kafka, port, overrides)
     config = load_configuration(None, arguments[1::2], {})
     console.print(f"data: {source}; log: {'Kafka at ' + kafka if kafka else 'embedded files'}")

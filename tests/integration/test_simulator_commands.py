@@ -199,7 +199,13 @@ def test_folders_that_cannot_be_written_are_refused(small_data: Path, tmp_path: 
     figures = in_the_way / "figures.json"
     why = refusal(2, "evaluate", "--data", tmp_path / "nowhere", "--json", figures)  # before any work
     assert f"--json: cannot write {figures}: " in why
-    assert f"--out: cannot write {in_the_way}/report.json: " in refusal(2, "demo", "--out", in_the_way)
+    assert f"--out: cannot write {in_the_way}: " in refusal(2, "demo", "--out", in_the_way)
+
+
+def test_a_demo_does_not_clear_a_folder_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert f"--out: {tmp_path} holds what no demo wrote" in refusal(2, "demo", "--out", tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_a_log_that_cannot_be_written_is_refused(small_data: Path, tmp_path: Path) -> None:
