@@ -34,6 +34,10 @@ class ItemChanges:
             self._numbers.append(number)
             self.total += 1
 
+    def knows(self, total: int) -> bool:
+        """Return whether all changes after the first `total` are kept, and there were so many at all."""
+        return self.total - len(self._numbers) <= total <= self.total
+
     def since(self, total: int) -> I64:
         """Return which items (n,) changed after the first `total` changes, each once; of more changes than
         are kept, those that are.

@@ -9,7 +9,6 @@ Legend: N items, Q queries, I interests, D embedding width (one more than the mo
 counts), W row width, L history length.
 """
 
-import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -58,7 +57,7 @@ class QueryEmbeddings(NamedTuple):
     history: list[list[str]]
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """Rows (n, W) of one table, as they are stored."""
 
     layout: RowLayout
@@ -77,7 +76,27 @@ class _Rows(NamedTuple):
         ).long()
 
 
-class _Scorer:
+class Names:
+    """The IDs of a numbering, by number. Those that came since it was made are read one by one: to read all
+    of them again would keep queries waiting.
+    """
+
+    def __init__(self, reader: FeatureStoreReader, family: str) -> None:
+        self._reader = reader
+        self._family = family
+        self._names = [value for _, value in reader.items(family)]
+
+    def up_to(self, number: int) -> list[bytes]:
+        """Return the IDs by number, up to this one or as many as the reader's view has."""
+        missing = [n.to_bytes(4, "big") for n in range(len(self._names), number + 1)]
+        for name in self._reader.get(self._family, missing):
+            if name is None:
+                break
+            self._names.append(name)
+        return self._names
+
+
+class Scorer:
     """The model of one commit over rows as they are read: what corpus and queries have in common."""
 
     def __init__(self, towers: bytes, model: str, reader: FeatureStoreReader) -> None:
@@ -88,12 +107,12 @@ class _Scorer:
         self.reader = reader
         self._seed = int(stored["learning"]["seed"])
         self._layouts = row_layouts(self.settings, self.features, stored["learning"]["rows_optimiser"])
-        self._value_keys = [value for _, value in reader.items("value_number")]
+        self._value_names = Names(reader, "value_number")
         self.model = make_model(self.settings, self.features)
         self.model.load_state_dict(safetensors.torch.load(towers))
         self.model.eval()
 
-    def rows(self, table: str, keys: list[bytes]) -> tuple[_Rows, npt.NDArray[np.bool_]]:
+    def rows(self, table: str, keys: list[bytes]) -> tuple[Rows, npt.NDArray[np.bool_]]:
         """Read rows; IDs that have none get those of new IDs, and False."""
         layout = self._layouts[table]
         values = self.reader.get(table, keys)
@@ -102,7 +121,7 @@ class _Scorer:
         if known.any():
             stored = b"".join(value for value in values if value is not None)
             data[known] = np.frombuffer(stored, np.float32).reshape(-1, layout.width)
-        return _Rows(layout, data), known
+        return Rows(layout, data), known
 
     def pooled_values(self, codes_nC: Tensor, counts: list[int]) -> Tensor | None:
         """Return the embeddings of categorical values, pooled per feature; values newer than this view count
@@ -110,21 +129,20 @@ class _Scorer:
         """
         if not counts:
             return None
-        if len(self._value_keys) <= int(codes_nC.max()):
-            self._value_keys = [value for _, value in self.reader.items("value_number")]
-        codes_nC = codes_nC.masked_fill(codes_nC >= len(self._value_keys), -1)
+        names = self._value_names.up_to(int(codes_nC.max()))
+        codes_nC = codes_nC.masked_fill(codes_nC >= len(names), -1)
         unique, inverse = np.unique(codes_nC.numpy(), return_inverse=True)
         missing = int(unique[0] < 0)
-        rows, _ = self.rows("value", [self._value_keys[code] for code in unique[missing:].tolist()])
+        rows, _ = self.rows("value", [names[code] for code in unique[missing:].tolist()])
         places = torch.from_numpy(inverse.reshape(codes_nC.shape) - missing)
         return pool_values(rows.floats("embedding"), places, counts)
 
-    def popularity(self, rows: _Rows, num_positives: int) -> F32:
+    def popularity(self, rows: Rows, num_positives: int) -> F32:
         """Return the decayed counts of positives (n,) of items, as of so many positives."""
         count_n, at_n = rows.floats("frequency")[:, 0].numpy(), rows.ints("frequency_at")[:, 0].numpy()
         return frequency.decayed(count_n, at_n, num_positives, self._half_life)
 
-    def item_embeddings(self, rows: _Rows) -> F32:
+    def item_embeddings(self, rows: Rows) -> F32:
         """Return p_v of rows (n, D of the tower)."""
         counts = list(self.features.item_categorical.values())
         inputs = ItemInputs(
@@ -153,7 +171,7 @@ def embed_corpus(reader: FeatureStoreReader, batch_size: int = 8192) -> Embedded
         )
     model = meta[b"config"].decode()
     progress = msgpack.unpackb(meta[b"progress"])
-    scorer = _Scorer(towers, model, reader)
+    scorer = Scorer(towers, model, reader)
     ids_of = [value for _, value in reader.items("item_number")]
     places = {
         int.from_bytes(value, "big", signed=True): int.from_bytes(key, "big")
@@ -171,7 +189,7 @@ def embed_corpus(reader: FeatureStoreReader, batch_size: int = 8192) -> Embedded
     return EmbeddedCorpus(
         reader.commit_info,
         [key.decode() for key in keys],
-        _with_popularity(p_ND, popularity_N, popularity_N.sum(), len(popularity_N), scorer.settings),
+        with_popularity(p_ND, popularity_N, popularity_N.sum(), len(popularity_N), scorer.settings),
         popularity_N,
         towers,
         model,
@@ -179,7 +197,7 @@ def embed_corpus(reader: FeatureStoreReader, batch_size: int = 8192) -> Embedded
     )
 
 
-def _with_popularity(
+def with_popularity(
     p_nD: F32, popularity_n: F32, total: float, num_items: int, settings: ModelSettings
 ) -> F32:
     """Append the column that adds weight × log frequency to every score; one pseudo-count an item, so that
@@ -191,43 +209,6 @@ def _with_popularity(
     weight = settings.popularity_weight * math.sqrt(settings.temperature)
     column_n1 = (weight * np.log(shares_n * num_items)).astype(np.float32)[:, None]
     return np.concatenate([p_nD, column_n1], axis=1)
-
-
-class ChangedItems:
-    """Embeds items that changed since a generation was made, as it would have: under its towers, popularity
-    as a share of what its items had. For one thread at a time, as its reader.
-    """
-
-    def __init__(
-        self, towers: bytes, model: str, reader: FeatureStoreReader, popularity_total: float, num_items: int
-    ) -> None:
-        self._scorer = _Scorer(towers, model, reader)
-        self._popularity_total = popularity_total
-        self._num_items = num_items
-
-    def look(self, numbers_n: I64) -> tuple[list[str], list[str], F32]:
-        """Return which of the items are deleted, which are live, and the embeddings of these."""
-        scorer, keys = self._scorer, [number.to_bytes(4, "big") for number in numbers_n.tolist()]
-        names = scorer.reader.get("item_number", keys)
-        places = scorer.reader.get("corpus", keys)
-        is_live = [place is not None and int.from_bytes(place, "big", signed=True) >= 0 for place in places]
-        known = [name for name in names if name is not None]
-        assert len(known) == len(keys), "an item that changed has no number"
-        live = list(itertools.compress(known, is_live))
-        deleted = [name.decode() for name, lives in zip(known, is_live, strict=True) if not lives]
-        if not live:
-            return deleted, [], np.zeros((0, 0), np.float32)
-        rows, _ = scorer.rows("item", live)
-        progress = msgpack.unpackb(scorer.reader.get("meta", [b"progress"])[0] or b"")
-        popularity_n = scorer.popularity(rows, progress["num_positives"])
-        p_nD = _with_popularity(
-            scorer.item_embeddings(rows),
-            popularity_n,
-            self._popularity_total,
-            self._num_items,
-            scorer.settings,
-        )
-        return deleted, [name.decode() for name in live], p_nD
 
 
 def _asking_for_popularity(p_QD: F32, num_positives_Q: I64, settings: ModelSettings) -> F32:
@@ -246,8 +227,8 @@ class QueryEmbedder:
     """
 
     def __init__(self, towers: bytes, model: str, reader: FeatureStoreReader) -> None:
-        self._scorer = _Scorer(towers, model, reader)
-        self._item_keys: list[bytes] = []
+        self._scorer = Scorer(towers, model, reader)
+        self._item_names = Names(reader, "item_number")
 
     def embed(self, user_ids: Sequence[str]) -> QueryEmbeddings:
         """Embed users as they stand in the reader's commit; unknown users get the embedding of an empty
@@ -282,6 +263,5 @@ class QueryEmbedder:
         return History(rows.floats("embedding"), places)
 
     def _ids(self, codes: npt.NDArray[np.int64]) -> list[str]:
-        if len(codes) and int(codes.max()) >= len(self._item_keys):
-            self._item_keys = [value for _, value in self._scorer.reader.items("item_number")]
-        return [self._item_keys[code].decode() for code in codes.tolist()]
+        names = self._item_names.up_to(int(codes.max(initial=-1)))
+        return [names[code].decode() for code in codes.tolist()]

@@ -151,9 +151,12 @@ class ItemIndex:
             return Found([[] for _ in queries_QD], [[] for _ in queries_QD])
         selector = mask.selector if mask else None
         scores_QK, places_QK = self._search(np.ascontiguousarray(queries_QD, np.float32), num, selector)
-        return Found(
-            [[self.item_ids[place] for place in places] for places in places_QK.tolist()], scores_QK.tolist()
-        )
+        found = Found([], [])
+        for places, scores in zip(places_QK.tolist(), scores_QK.tolist(), strict=True):
+            kept = [n for n, place in enumerate(places) if place >= 0]  # no score, no place
+            found.item_ids.append([self.item_ids[places[n]] for n in kept])
+            found.scores.append([scores[n] for n in kept])
+        return found
 
     def _search(self, queries_QD: F32, k: int, selector: Any) -> tuple[F32, npt.NDArray[np.int64]]:
         if not self._length:

@@ -83,7 +83,10 @@ def verify(folder: Path) -> tuple[Manifest, dict[str, bytes]]:
     try:
         version = json.loads(text).get("format_version")
         if version != FORMAT_VERSION:
-            raise ValueError(f"format {version}, this program reads {FORMAT_VERSION}")
+            raise ValueError(
+                f"format {version}, this program reads {FORMAT_VERSION}: run index-refresher once, and "
+                "index-refresher resume if a rollback holds"
+            )
         manifest = Manifest.model_validate_json(text)
     except ValueError as error:
         raise GenerationError(f"{folder / MANIFEST} does not parse: {error}") from error

@@ -94,7 +94,7 @@ class ServerMetrics:
         self.swaps = Counter(f"{prefix}swaps_total", "Generations taken into use", registry=registry)
         self.delta_items = Gauge(
             f"{prefix}delta_items",
-            "Items that changed since the generation was made: deleted, or fresh (searched beside it)",
+            "Since the generation was made: items of it that were deleted, or fresh ones beside it",
             ("state",),
             registry=registry,
         )

@@ -165,11 +165,12 @@ def _run(args: argparse.Namespace) -> int:
             progress.update(task, completed=num_events, total=num_events + lag_records)
 
         trainer = Trainer(config, feed, store, metrics, on_progress=show)
+        num_before = trainer.state.num_positives
         summary = trainer.run(signals.requested)
     log.info(
         "done: %d events, %d positives learned in %.1f s, %d commits; join: %s; dead letters: %s",
         summary.num_events,
-        summary.num_positives,
+        summary.num_positives - num_before,
         summary.seconds,
         summary.num_commits,
         _counts(metrics.join),

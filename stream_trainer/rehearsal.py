@@ -38,7 +38,7 @@ class Rehearsal:
         self._capacity = capacity
         self._records = np.zeros(capacity, widths.dtype())
         self._users = [_NOBODY] * capacity
-        self._forgotten: set[int] = set()  # places that changed by it since the last commit
+        self._forgotten: dict[str, int] = {}  # since the last commit: users, and how many were added by then
         self.num_added = num_added
         self._num_stored = num_added
         size = self._records.dtype.itemsize
@@ -68,7 +68,7 @@ class Rehearsal:
         if recent:
             ages_BR = ages_at(draw_uniform(keys_B, recent), len(self), learning.rehearsal_half_life)
             places_BX[:, :recent] = (self.num_added - 1 - ages_BR) % self._capacity
-        places = [place for place in places_BX.reshape(-1).tolist() if self._users[place]]
+        places = [place for place in places_BX.reshape(-1).tolist() if not self._is_gone(place)]
         return Examples([self._users[place] for place in places], self._records[np.array(places, np.int64)])
 
     def add(self, new: Examples) -> None:
@@ -82,23 +82,35 @@ class Rehearsal:
         self.num_added += len(new)
 
     def forget(self, users: Iterable[str]) -> None:
-        """Let no example of these users be kept: they were deleted. Their places stay empty until their turn
-        comes.
+        """Let no example of these users that is kept by now be drawn, nor stay in the store: they were
+        deleted. Their places stay empty until their turn comes.
         """
-        gone = set(users)
-        if not gone:
-            return
-        for place, user in enumerate(self._users):
-            if user in gone:
-                self._users[place] = _NOBODY
-                self._records[place] = np.zeros((), self._records.dtype)
-                self._forgotten.add(place)
+        self._forgotten.update(dict.fromkeys(users, self.num_added))
+
+    def _is_gone(self, place: int) -> bool:
+        user = self._users[place]
+        if user not in self._forgotten:
+            return user == _NOBODY
+        added_at = self.num_added - 1 - (self.num_added - 1 - place) % self._capacity
+        return added_at < self._forgotten[user]
+
+    def _empty_places(self) -> list[int]:
+        """Empty the places of the forgotten, all at once: there is no way from a user to them."""
+        if not self._forgotten:
+            return []
+        users = enumerate(self._users)
+        places = [place for place, user in users if user in self._forgotten and self._is_gone(place)]
+        for place in places:
+            self._users[place] = _NOBODY
+        self._records[np.array(places, np.int64)] = np.zeros((), self._records.dtype)
+        self._forgotten.clear()
+        return places
 
     def take_changes(self) -> list[tuple[bytes, bytes]]:
         """Return the places written since the last call, for the commit."""
         start, self._num_stored = max(self._num_stored, self.num_added - self._capacity), self.num_added
-        forgotten, self._forgotten = self._forgotten, set()
-        places = sorted(forgotten.union(n % self._capacity for n in range(start, self.num_added)))
+        added = (n % self._capacity for n in range(start, self.num_added))
+        places = sorted({*added, *self._empty_places()})
         return [(p.to_bytes(4, "big"), self._records[p].tobytes() + self._users[p].encode()) for p in places]
 
 

@@ -78,11 +78,14 @@ class TrainerState:
             numbers=self.user_features.num_numbers,
             shown=config.learning.shown_negatives,
         )
+        num_rehearsal_added = progress.get("num_rehearsal_added", 0)
+        # What is kept goes on while nothing is rehearsed: deleted users must leave it.
+        keeps = config.learning.rehearsal_ratio or num_rehearsal_added
         self.rehearsal = Rehearsal(
-            config.learning.rehearsal_capacity if config.learning.rehearsal_ratio else 0,
+            config.learning.rehearsal_capacity if keeps else 0,
             self.widths,
-            progress.get("num_rehearsal_added", 0),
-            store.items("rehearsal") if config.learning.rehearsal_ratio else (),
+            num_rehearsal_added,
+            store.items("rehearsal"),
         )
         self._item_changes: dict[int, tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]] = {}
         self.pending = UserOps(_op(fields) for fields in _unpack(self._meta.get(b"pending")) or [])

@@ -1,11 +1,12 @@
 """What the refresher's tests share: generations made without a trainer."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from changing_shop import MODELS, Served
 
 from feature_store.configuration import RefreshSettings
 from feature_store.store import CommitInfo
@@ -46,3 +47,10 @@ def publish(make_corpus: MakeCorpus) -> Publish:
         return generation.publish(path, draft, created_ms=commit * 10_000, keep=keep)
 
     return publish_one
+
+
+@pytest.fixture(params=MODELS)
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
+    opened = Served(MODELS[request.param], tmp_path)
+    yield opened
+    opened.close()

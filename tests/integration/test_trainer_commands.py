@@ -85,6 +85,8 @@ def test_dead_letters_are_printed_oldest_first(any_shop: Shop) -> None:
         r"done: \d+ events, 5 positives learned in [\d.]+ s, \d+ commits; join: 5 joined, ", last
     )
     assert last.endswith("; dead letters: 3 malformed")
+    done = stream_trainer(any_shop, "run", "--until-end", "--set", "learning.batch_size=4")
+    assert ": done: 0 events, 0 positives learned in " in done.stderr
     letters = lines(stream_trainer(any_shop, "dead-letters"))
     assert len(letters) == 3
     for number, letter in enumerate(letters):

@@ -109,6 +109,22 @@ def test_a_deleted_user_starts_again_as_a_new_one(tmp_path: Path) -> None:
     shop.close()
 
 
+def test_a_deleted_user_leaves_the_examples_that_are_kept_while_nothing_is_rehearsed(tmp_path: Path) -> None:
+    for ratio, events in (
+        (2, shop_events(5, num_clicks=60)),
+        (0, [Deleted(kind=EventKind.USER, id="u2", ts_ms=10**6)]),
+    ):
+        settings = (*SETTINGS, f"learning.rehearsal_ratio={ratio}", "learning.rehearsal_capacity=500")
+        shop = Shop(configuration(*settings), tmp_path)
+        shop.apply(events)
+        shop.session.flush()
+        shop.commit()
+        kept = [value for _, value in shop.store.items("rehearsal")]
+        shop.close()
+        assert any(value.endswith(b"u11") for value in kept)
+        assert any(value.endswith(b"u2") for value in kept) == (ratio > 0)
+
+
 @pytest.mark.parametrize("changed", ["model.augmented_dropout=1", "model.residual=false"])
 def test_a_store_goes_on_under_settings_that_may_change(tmp_path: Path, changed: str) -> None:
     """What the towers hold depends on fixed settings alone."""
