@@ -158,3 +158,18 @@ def test_a_deleted_users_examples_are_drawn_no_more_and_leave_the_store() -> Non
         one.add(examples(range(6, 11)))  # 8 and 9 stand where 0 and 1 stood
         drawn = draw(one, examples(range(100, 200)), 3)
         assert set(drawn.records["offset"].tolist()) == {3, 5, 6, 7, 8, 9, 10}
+
+
+@pytest.mark.parametrize("commits_first", [True, False])
+def test_a_user_who_comes_back_is_rehearsed_by_what_is_new(commits_first: bool) -> None:
+    rehearsal = Rehearsal(4, WIDTHS)
+    rehearsal.add(Examples(["u", "v", "u"], examples(range(3)).records))
+    rehearsal.forget(["u"])
+    if commits_first:
+        rehearsal.take_changes()
+    rehearsal.add(Examples(["u", "u"], examples(range(3, 5)).records))  # the second stands where 0 stood
+    drawn = draw(rehearsal, examples(range(100, 200)), 3)
+    assert set(drawn.records["offset"].tolist()) == {1, 3, 4}
+    rehearsal.take_changes()
+    drawn = draw(rehearsal, examples(range(100, 200)), 3)
+    assert set(drawn.records["offset"].tolist()) == {1, 3, 4}
