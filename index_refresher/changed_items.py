@@ -12,7 +12,7 @@ import msgpack
 import numpy as np
 
 from feature_store.store import FeatureStoreReader
-from index_refresher.embed import F32, I64, Names, Scorer, with_popularity
+from index_refresher.embed import F32, I64, Scorer, with_popularity
 
 
 class ChangedItems:
@@ -51,7 +51,7 @@ class ChangedItems:
         all of the corpus, which takes a while.
         """
         reader = self._scorer.reader
-        names = Names(reader, "item_number").up_to(-1)
+        names = [name for _, name in reader.items("item_number")]
         numbers = (int.from_bytes(key, "big") for key, place in reader.items("corpus") if _is_live(place))
         live = {names[number].decode(): number for number in numbers}
         known = set(item_ids)

@@ -20,7 +20,7 @@ from feature_store.settings import add_settings_arguments, command_line, load_co
 from feature_store.telemetry import StopSignals, configure_logging, run_main
 from simulators.compare_command import add_compare_arguments, run_compare
 from simulators.dataset import Dataset, load_dataset
-from simulators.demo import clear_folder, run_demo
+from simulators.demo import check_folder, run_demo
 from simulators.evaluate import evaluate_store, feature_overrides, hold_out, learn, replay_into_log, report
 from simulators.online_command import add_online_arguments, run_online_command
 from simulators.replay import replay
@@ -186,7 +186,7 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    clear_folder(args.out)
+    check_folder(args.out)
     folder, source = args.data, ""
     if folder is None and _DEMO_DATA.is_dir():
         folder = _DEMO_DATA

@@ -122,22 +122,20 @@ def configure(folder: Path, held: Held, kafka: str | None, port: int, overrides:
     return [argument for setting in [*settings, *overrides] for argument in ("--set", setting)]
 
 
-def clear_folder(folder: Path) -> None:
-    """Make the folder anew; whatever stands in it that no demo wrote stays.
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that the demo could not make anew, before there is any work to lose.
 
     Raises:
-        SettingsError: it holds something else, or cannot be made.
+        SettingsError: it holds something that no demo wrote, or cannot be made.
     """
-    marker = folder / _MARKER
     try:
-        if folder.exists() and not marker.is_file() and any(folder.iterdir()):
+        if folder.exists() and not (folder / _MARKER).is_file() and any(folder.iterdir()):
             raise SettingsError(
                 f"--out: {folder} holds what no demo wrote, and a demo begins with an empty folder: name "
                 "another, or delete it"
             )
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        marker.touch()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MARKER).touch()
     except OSError as error:
         raise SettingsError(f"--out: cannot write {folder}: {error.strerror}") from None
 
@@ -145,8 +143,10 @@ def clear_folder(folder: Path) -> None:
 def run_demo(
     folder: Path, held: Held, source: str, kafka: str | None, port: int, overrides: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    """Do the main job and return what the report shows."""
+    """Do the main job and return what the report shows. `folder` passed `check_folder`: it is made anew."""
     console = Console()
+    shutil.rmtree(folder, ignore_errors=True)
+    check_folder(folder)
     arguments = configure(folder, held, kafka, port, overrides)
     config = load_configuration(None, arguments[1::2], {})
     console.print(f"data: {source}; log: {'Kafka at ' + kafka if kafka else 'embedded files'}")

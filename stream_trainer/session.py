@@ -127,8 +127,10 @@ class Session:
             pending = self._pending_items
             if pending and int(self.state.item_numbers.find([fact.id])[0]) in pending:
                 self.flush()
-        elif fact.features is None and fact.id in self.state.pending.positives().users:
-            self.flush()
+        elif fact.features is None:
+            ops = self.state.pending
+            if fact.id in ops.users and fact.id in ops.positives().users:
+                self.flush()
 
     def _learn(self, num_examples: int) -> None:
         state = self.state

@@ -87,7 +87,7 @@ class TrainerState:
             num_rehearsal_added,
             store.items("rehearsal"),
         )
-        self._item_changes: dict[int, tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]] = {}
+        self._new_item_features: dict[int, tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]] = {}
         self.pending = UserOps(_op(fields) for fields in _unpack(self._meta.get(b"pending")) or [])
         places = [Place(*fields) for fields in _unpack(self._meta.get(b"offsets")) or []]
         self._places = {TopicPartition(place.topic, place.partition): place for place in places}
@@ -173,18 +173,18 @@ class TrainerState:
         """Let an item have these features from the next batch on. Kept aside so that rows are touched by the
         batch.
         """
-        self._item_changes[number] = self.item_features.encode(features)
+        self._new_item_features[number] = self.item_features.encode(features)
 
     @property
     def has_many_item_changes(self) -> bool:
         """Whether so many items wait for new features that those are to be written before the next batch: a
         commit writes them, too, and must find room for their rows.
         """
-        return len(self._item_changes) >= min(_MAX_ITEM_CHANGES, self.tables.item.capacity // 8)
+        return len(self._new_item_features) >= min(_MAX_ITEM_CHANGES, self.tables.item.capacity // 8)
 
     def flush_item_features(self) -> None:
         """Write the item features set since the last batch into their rows."""
-        changes, self._item_changes = self._item_changes, {}
+        changes, self._new_item_features = self._new_item_features, {}
         numbers = np.fromiter(changes, np.int64, len(changes))
         for start in range(0, len(numbers), _CHUNK):
             self.tables.item.begin_batch()

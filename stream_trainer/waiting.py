@@ -37,7 +37,8 @@ class Waiting:
 
     def pop_change(self) -> None:
         """Take the change that comes next."""
-        assert isinstance(self._facts.popleft(), Changed), "a positive comes next"
+        assert self.change is not None, "a positive comes next"
+        self._facts.popleft()
         self._num -= 1
 
     def take_positives(self, most: int) -> Positives:
