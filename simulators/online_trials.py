@@ -43,7 +43,7 @@ NEGATIVES: Mapping[str, tuple[str, ...]] = {
 }
 """Kinds of negatives by name, each alone: 5 own to each positive as in the paper, the usual shared, …"""
 
-_QUIET = ("learning.num_threads=1", "learning.prequential_every=0")
+_QUIET = ("learning.num_threads=1", "learning.gradient_thread=false", "learning.prequential_every=0")
 _OF_BATCHES = ("learning.batch_size", "learning.rehearsal_ratio")
 _POLL_SECONDS = 0.3
 

@@ -147,6 +147,7 @@ def _configuration(overrides: list[str], held: Held, seed: int, folder: Path) ->
     given = [
         *feature_overrides(held.train),
         "learning.num_threads=1",
+        "learning.gradient_thread=false",
         "store.own_process=false",
         "join.own_process=false",  # trials stand side by side already
         *overrides,

@@ -3,6 +3,7 @@
 It reads the log as far ahead of the trainer as the pipe holds.
 """
 
+import os
 import sys
 from contextlib import closing
 from multiprocessing.connection import Connection
@@ -16,6 +17,7 @@ from stream_trainer.feed_messages import Begin, Progress, Start, Started, decode
 from stream_trainer.open_log import open_log
 
 _POLL_SECONDS = 0.1
+_NICENESS = 10  # who learns goes first where cores are few: what is not read yet waits in the log
 
 
 def serve(orders: Connection, answers: Connection) -> None:
@@ -43,4 +45,5 @@ def serve(orders: Connection, answers: Connection) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(_NICENESS)
     sys.exit(run_worker(serve))

@@ -26,6 +26,8 @@ from stream_trainer.models import frequency
 from stream_trainer.models.dense_adam import DenseAdam
 from stream_trainer.models.factory import make_model, running_mean_width
 from stream_trainer.models.retrieval import History, Scored, UserInputs
+from stream_trainer.models.tower import Tower
+from stream_trainer.models.weight_gradients import WeightGradients
 from stream_trainer.negatives import own_negatives, shared_negatives
 
 # oneDNN compiles a product in bfloat16 for each number of rows it meets, and keeps 1,024 of them unless told
@@ -52,6 +54,10 @@ class Learner:
         self.corpus = corpus
         self.model = make_model(config.model, config.features)
         self.optimiser = DenseAdam(self.model.parameters(), config.learning.dense_learning_rate)
+        self._beside = WeightGradients() if config.learning.gradient_thread else None
+        for module in self.model.modules():
+            if isinstance(module, Tower):
+                module.beside = self._beside
         self._running_mean = running_mean_width(config.model) > 0
         self._item_counts = list(config.features.item_categorical.values())
         self._user_counts = list(config.features.user_categorical.values())
@@ -109,10 +115,12 @@ class Learner:
         parts = self.model.losses(scored)
         self.optimiser.zero_grad()
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
         for gathered in (items, user_rows, values.rows):
             if gathered is not None:
                 gathered.learn(self.config.learning.rows_learning_rate)
+        if self._beside is not None:
+            self._beside.wait()
+        self.optimiser.step()
         self._count(records["item"][:num_new], num_positives)
         self.advance_means(examples, num_new)
         return {name: part.detach() for name, part in parts.items()}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stream_trainer.models.parallel import compiled_parallel, prange
+from stream_trainer.models.weight_gradients import WeightGradients, of_layer
 
 I16 = npt.NDArray[np.int16]
 # oneDNN compiles its products in bfloat16 anew for each number of rows, which takes several times as long as
@@ -24,15 +25,20 @@ _LAST_NAN = -127  # a NaN with a sign in bfloat16, as an integer; below it are m
 
 
 def relu_layers(
-    parts: Sequence[Tensor], layers: Iterable[nn.Module], last_relu: bool, factor_BZ: Tensor | None = None
+    parts: Sequence[Tensor],
+    layers: Iterable[nn.Module],
+    last_relu: bool,
+    factor_BZ: Tensor | None = None,
+    beside: WeightGradients | None = None,
 ) -> Tensor:
     """Return h = ReLU(W h + b) through all layers (…, D), the last one without ReLU unless so asked. The
-    first h is the parts (…, ·) side by side, times `factor_BZ` if given.
+    first h is the parts (…, ·) side by side, times `factor_BZ` if given. The gradients of W and b are
+    computed beside, if so given, and autograd knows nothing of them.
     """
     parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
     flat = [part.reshape(-1, part.shape[-1]) for part in parts]
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else flat[0].dtype
-    h_BD: Tensor = _ReluLayers.apply(dtype, last_relu, factor_BZ, len(flat), *flat, *parameters)
+    h_BD: Tensor = _ReluLayers.apply(dtype, last_relu, factor_BZ, beside, len(flat), *flat, *parameters)
     return h_BD.view(*parts[0].shape[:-1], h_BD.shape[-1])
 
 
@@ -43,6 +49,7 @@ class _ReluLayers(torch.autograd.Function):
         dtype: torch.dtype,
         last_relu: bool,
         factor_BZ: Tensor | None,
+        beside: WeightGradients | None,
         num_parts: int,
         *parts_and_parameters: Tensor,
     ) -> Tensor:
@@ -55,6 +62,7 @@ class _ReluLayers(torch.autograd.Function):
                 if number < len(weights) or last_relu:
                     _cut_off(kept[-1])
         ctx.last_relu, ctx.factor_BZ = last_relu, factor_BZ
+        ctx.beside, ctx.parameters = beside, parameters
         ctx.spans, ctx.dtypes = _spans(parts), [part.dtype for part in parts]
         ctx.save_for_backward(*weights, *kept)
         return kept[-1][: len(parts[0])]
@@ -64,17 +72,21 @@ class _ReluLayers(torch.autograd.Function):
     def backward(ctx: Any, gradient_BD: Tensor) -> tuple[Tensor | None, ...]:
         num = len(ctx.saved_tensors) // 2
         weights, kept = ctx.saved_tensors[:num], ctx.saved_tensors[num:]
-        gradient_BO, gradients = _filled_up(gradient_BD, kept[-1].dtype), list[Tensor]()
+        gradient_BO, gradients = _filled_up(gradient_BD, kept[-1].dtype), list[Tensor | None]()
         if ctx.last_relu:
             gradient_BO = gradient_BO.clone()
             _cut_off_back(gradient_BO, kept[num])
         for number in range(num - 1, -1, -1):
-            gradients = [gradient_BO.T @ kept[number], gradient_BO.sum(0), *gradients]
+            if ctx.beside is None:
+                gradients = [*of_layer(gradient_BO, kept[number]), *gradients]
+            else:
+                ctx.beside.add(ctx.parameters[2 * number : 2 * number + 2], gradient_BO, kept[number])
+                gradients = [None, None, *gradients]
             gradient_BO = gradient_BO @ weights[number]
             if number:  # in place: this gradient is ours alone
                 _cut_off_back(gradient_BO, kept[number])
         to_parts = _apart(gradient_BO[: len(gradient_BD)], ctx.spans, ctx.factor_BZ, ctx.dtypes)
-        return None, None, None, None, *to_parts, *gradients
+        return None, None, None, None, None, *to_parts, *gradients
 
 
 def _spans(parts: Sequence[Tensor]) -> list[slice]:

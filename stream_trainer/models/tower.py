@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from feature_store.configuration import ModelSettings
 from stream_trainer.models import loops
 from stream_trainer.models.relu_layers import relu_layers
+from stream_trainer.models.weight_gradients import WeightGradients
 
 
 class NumericLayers(nn.Module):
@@ -45,6 +46,8 @@ class Tower(nn.Module):
         self.last_relu = model.last_relu
         self.normalise = model.normalise
         self.dropout = model.dropout
+        self.beside: WeightGradients | None = None
+        """Where the weights' gradients are computed; None: by autograd."""
 
     def forward(
         self,
@@ -59,7 +62,7 @@ class Tower(nn.Module):
         if generator is not None and self.dropout:
             shape = (parts[0].shape[:-1].numel(), sum(part.shape[-1] for part in parts))
             factor_BZ = kept(shape, self.dropout, generator).mul_(1 / (1 - self.dropout))
-        h = relu_layers(parts, self.layers, self.last_relu, factor_BZ)
+        h = relu_layers(parts, self.layers, self.last_relu, factor_BZ, self.beside)
         h = h.float()  # layers may compute in bfloat16; lengths and sums want more
         if residual_BD is not None:
             h = h + residual_BD

@@ -120,6 +120,16 @@ def test_signals_are_the_trainers_to_answer(config: Configuration) -> None:
     feed.close()
 
 
+def test_who_learns_goes_first(config: Configuration) -> None:
+    feed = FeedProcess(config, until_end=True)
+    try:
+        feed.start(NOWHERE)
+        ours, theirs = (os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, feed._worker.process.pid))
+    finally:
+        feed.close()
+    assert theirs == min(ours + 10, 19)
+
+
 def test_wrong_settings_are_refused_before_it_starts() -> None:
     config = load_configuration(None, ["log.kind=kafka", "log.client={ no_such_key = 1 }"], {})
     with pytest.raises(SettingsError, match="no_such_key"):
