@@ -166,7 +166,7 @@ class _Pass:
         """Let an event take effect."""
         place, offset = TopicPartition(self._topic_of[kind], 0), self._num_events[kind]
         self._num_events[kind] += 1
-        self.chunker.add([(place, event.ts_ms, (offset, event))])
+        self.chunker.add([(place, event.ts_ms, offset, event)])
         self.session.apply(self.chunker.take())
 
     def reach(self, ts_ms: int) -> None:

@@ -14,7 +14,6 @@ from stream_trainer.chunk import Changed, Chunk, Joined, Marks, Place, Position,
 from stream_trainer.event_log import TopicPartition
 from stream_trainer.ingest import Merged
 from stream_trainer.join import NEVER_MS, Joiner
-from stream_trainer.join_entries import Origin
 
 _PARTITION_OF: Callable[[Merged], TopicPartition] = itemgetter(0)
 _NONE: Mapping[str, int] = {}
@@ -41,16 +40,16 @@ class Chunker:
 
     def add(self, records: Sequence[Merged]) -> None:
         """Take records in merge order; one that could not be decoded has no event, but its place counts."""
-        joiner, happened = self._joiner, self._happened
+        joiner, happened, lateness_ms = self._joiner, self._happened, self._lateness_ms
         watermark_ms, latest_click_ms = self._watermark_ms, self._latest_click_ms
-        for partition, ts_ms, (offset, event) in records:
-            if ts_ms - self._lateness_ms > watermark_ms:
-                watermark_ms = ts_ms - self._lateness_ms
+        for partition, ts_ms, offset, event in records:
+            if ts_ms - lateness_ms > watermark_ms:
+                watermark_ms = ts_ms - lateness_ms
                 if watermark_ms > joiner.due_ms:
                     happened += joiner.advance(watermark_ms)
             if type(event) is Click:  # a hundred thousand a second: not by isinstance, nor a call for each
                 latest_click_ms = max(latest_click_ms, event.ts_ms)
-                happened += joiner.click(event, Origin(partition.partition, offset))
+                happened += joiner.click(event, partition.partition, offset)
             elif type(event) is Impression:
                 happened += joiner.impression(event)
             elif event is not None:
@@ -85,7 +84,7 @@ class Chunker:
 
     def _note_places(self, records: Sequence[Merged]) -> None:
         last_of = dict(zip(map(_PARTITION_OF, records), records, strict=True))
-        self._places |= {partition: (offset + 1, ts_ms) for partition, ts_ms, (offset, _) in last_of.values()}
+        self._places |= {partition: (offset + 1, ts_ms) for partition, ts_ms, offset, _ in last_of.values()}
         self._latest_event_ms = max(self._latest_event_ms, *(ts_ms for _, ts_ms in self._places.values()), 0)
         for partition, count in Counter(map(_PARTITION_OF, records)).items():
             self._num_events[partition.topic] += count

@@ -27,9 +27,8 @@ _MAX_CARRIED_HEADERS = 100
 _READ_OF = attrgetter("key", "value", "timestamp")
 _OFFSET_OF, _WRITTEN_OF = attrgetter("offset"), attrgetter("timestamp")
 
-_Decoded: TypeAlias = tuple[int, Event | None]
-Merged: TypeAlias = tuple[TopicPartition, int, _Decoded]
-"""One record in merge order: partition, its event time so far in ms, and its offset and event, None if it
+Merged: TypeAlias = tuple[TopicPartition, int, int, Event | None]
+"""One record in merge order: partition, its event time so far in ms, its offset, and its event, None if it
 could not be decoded. Plain tuples, made once: there are a hundred thousand a second.
 """
 
@@ -96,7 +95,7 @@ class Ingest:
         self._position = {p: next_offsets.get(p, beginning[p]) for p in partitions}
         self._reader.assign(self._position)
         self._ends = self._reader.end_offsets()
-        self._merge: Merge[_Decoded] = Merge(partitions, latest_ts_ms)
+        self._merge: Merge[int, Event | None] = Merge(partitions, latest_ts_ms)
         self._bad.clear()
         self._open = set(partitions)
         self._last_seen = dict.fromkeys(partitions, self._now())
@@ -125,7 +124,7 @@ class Ingest:
             self._poll(timeout_s)
             ready = self._merge.pop_ready(max_events)
         if self._bad:  # each is buried in its turn, so that a restart meets it again if that did not come
-            for partition, _, (offset, event) in ready:
+            for partition, _, offset, event in ready:
                 if event is None:
                     self._bury(*self._bad.pop((partition, offset)))
         return ready
@@ -181,7 +180,7 @@ class Ingest:
         times_ms = [event.ts_ms if event is not None else 0 for event in events]
         if max(times_ms, default=0) > min(map(_WRITTEN_OF, records), default=0) + self._max_ahead_ms:
             self._refuse_what_is_ahead(partition, records, events, times_ms)
-        self._merge.push(partition, times_ms, zip(map(_OFFSET_OF, records), events, strict=True))
+        self._merge.push(partition, times_ms, map(_OFFSET_OF, records), events)
 
     def _refuse_what_is_ahead(
         self,

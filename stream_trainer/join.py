@@ -86,7 +86,7 @@ class Joiner:
             for early in self._early.pop(key).values():
                 click = self._clicks.pop(early)
                 self._forget(early)
-                positives += self._match(slate, click, click.origin)
+                positives += self._match(slate, click, click.origin.partition, click.origin.offset)
             if len(self._click_heap) > 2 * len(self._clicks) + _SPARE_HEAP:
                 self._rebuild_click_heap()
         while len(self._slates) > self._settings.max_waiting_impressions:
@@ -94,11 +94,12 @@ class Joiner:
             positives += self._close_oldest()
         return positives
 
-    def click(self, event: Click, origin: Origin) -> list[Joined]:
-        """Join a click to its slate, or let it wait for one."""
+    def click(self, event: Click, partition: int, offset: int) -> list[Joined]:
+        """Join a click, with where it stands in its topic, to its slate, or let it wait for one."""
         slate = self._slates.get(event.impression_id)
         if slate is not None:
-            return self._match(slate, event, origin)
+            return self._match(slate, event, partition, offset)
+        origin = Origin(partition, offset)
         click = EarlyClick(event.impression_id, event.user_id, event.item_id, event.ts_ms, origin)
         early = self._early.setdefault(click.impression_id, {})
         if (click.user_id, click.item_id) in early:
@@ -204,11 +205,11 @@ class Joiner:
         else:
             del self._changed[sequence]
 
-    def _match(self, slate: Slate, click: Click | EarlyClick, origin: Origin) -> list[Joined]:
+    def _match(self, slate: Slate, click: Click | EarlyClick, partition: int, offset: int) -> list[Joined]:
         item_id, settings = click.item_id, self._settings
         if click.user_id != slate.user_id or item_id not in slate.items:
             self.counts.conflicting += 1
-            return self._unmatched(click, origin)
+            return self._unmatched(click, partition, offset)
         if item_id in slate.clicked:
             self.counts.duplicates += 1
             return []
@@ -221,16 +222,16 @@ class Joiner:
             self.counts.joined += 1
         self._changed[slate.sequence] = slate
         if self._at_close and not is_late:
-            slate.clicked[item_id] = origin
+            slate.clicked[item_id] = Origin(partition, offset)
             return []
         slate.clicked[item_id] = None
-        return [Joined(click.user_id, item_id, origin.partition, origin.offset)]
+        return [Joined(click.user_id, item_id, partition, offset)]
 
-    def _unmatched(self, click: Click | EarlyClick, origin: Origin) -> list[Joined]:
+    def _unmatched(self, click: Click | EarlyClick, partition: int, offset: int) -> list[Joined]:
         self.counts.unmatched += 1
         if self._settings.unmatched == "drop":
             return []
-        return [Joined(click.user_id, click.item_id, origin.partition, origin.offset)]
+        return [Joined(click.user_id, click.item_id, partition, offset)]
 
     def _close_oldest(self) -> list[Joined]:
         slate = self._oldest()
@@ -259,4 +260,4 @@ class Joiner:
         if not early:
             del self._early[click.impression_id]
         self._forget(sequence)
-        return self._unmatched(click, click.origin)
+        return self._unmatched(click, click.origin.partition, click.origin.offset)

@@ -165,7 +165,7 @@ class Shop:
             partition = TopicPartition(kind, 0)
             offset = offsets.get(partition, 0)
             offsets[partition] = offset + 1
-            self._chunker.add([(partition, event.ts_ms, (offset, event))])
+            self._chunker.add([(partition, event.ts_ms, offset, event)])
             if not at_once:
                 self.session.apply(self._chunker.take())
         if at_once:

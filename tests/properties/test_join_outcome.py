@@ -12,7 +12,6 @@ from feature_store.schema import Click, Impression
 from feature_store.sequenced import COUNTER_KEY, GatheredChanges
 from stream_trainer.chunk import Joined
 from stream_trainer.join import Joiner
-from stream_trainer.join_entries import Origin
 
 WINDOW_MS = 5
 NEVER = 10**9
@@ -42,15 +41,16 @@ all_settings = st.builds(
 )
 
 
-def origin(place: int) -> Origin:
-    return Origin(place % 3, place)
+def standing(place: int) -> tuple[int, int]:
+    """Return partition and offset of a click."""
+    return place % 3, place
 
 
 def apply(joiner: Joiner, place: int, step: Step) -> list[Joined]:
     if isinstance(step, Impression):
         return joiner.impression(step)
     if isinstance(step, Click):
-        return joiner.click(step, origin(place))
+        return joiner.click(step, *standing(place))
     due_ms, waiting = joiner.due_ms, (joiner.num_impressions, joiner.num_clicks)
     closed = joiner.advance(step)
     if step <= due_ms:  # then the call may be spared
@@ -245,7 +245,7 @@ def test_a_long_log_with_many_early_clicks_keeps_memory_bounded(emit: str) -> No
     joiner = Joiner(JoinSettings.model_validate({"emit": emit, "max_waiting_impressions": 10}))
     for number in range(5_000):
         click = Click(impression_id=str(number), user_id="u", item_id="a", ts_ms=1)
-        joiner.click(click, origin(number))
+        joiner.click(click, *standing(number))
         joiner.impression(Impression(impression_id=str(number), user_id="u", ts_ms=1, items=["a"]))
     assert joiner.counts.joined == 5_000
     assert len(joiner._click_heap) < 2_000

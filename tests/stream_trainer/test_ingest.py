@@ -77,7 +77,7 @@ def send_clicks(writer: EventWriter, *times: int) -> None:
 
 
 def places(events: list[Merged]) -> list[tuple[str, int]]:
-    return [(partition.topic, ts_ms) for partition, ts_ms, _ in events]
+    return [(partition.topic, ts_ms) for partition, ts_ms, _, _ in events]
 
 
 def test_a_bounded_replay_ends_where_the_log_ended_at_its_start(bounded: Ingest, writer: EventWriter) -> None:
@@ -155,7 +155,7 @@ def test_a_message_as_large_as_the_log_allows_is_buried_too(
     writer.send("clicks", key, value, 7, headers)
     writer.flush()
     bounded.start({}, {}, {})
-    ((_, _, (_, event)),) = bounded.next_events(10, 0)
+    ((_, _, _, event),) = bounded.next_events(10, 0)
     assert event is None
     bounded.flush_dead_letters()
     (letter,) = dead_letters(log)
@@ -216,9 +216,9 @@ def test_an_event_far_ahead_of_its_record_does_not_take_time_along(
     writer.flush()
     bounded.start({}, {}, {})
     events = bounded.next_events(10, 0)
-    assert [event is None for _, _, (_, event) in events] == [False, False, True, True, False, False]
+    assert [event is None for _, _, _, event in events] == [False, False, True, True, False, False]
     latest = now_ms + 3_600_000
-    assert [ts_ms for _, ts_ms, _ in events] == [now_ms + 5, *[latest] * 4, century_ms]
+    assert [ts_ms for _, ts_ms, _, _ in events] == [now_ms + 5, *[latest] * 4, century_ms]
     bounded.flush_dead_letters()
     named = [dict(letter.headers) for letter in dead_letters(log)]
     assert [each["reason"] for each in named] == [b"ahead_of_time"] * 2

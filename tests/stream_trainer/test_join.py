@@ -11,7 +11,6 @@ from feature_store.schema import Click, Impression
 from feature_store.sequenced import GatheredChanges, decode_changes
 from stream_trainer.chunk import Joined
 from stream_trainer.join import JoinCounts, Joiner
-from stream_trainer.join_entries import Origin
 
 WINDOW_MS = 1_000
 
@@ -31,7 +30,7 @@ def click(
     joiner: Joiner, item: str = "a", ts_ms: int = 10, name: str = "i", user: str = "u", offset: int = 7
 ) -> list[Joined]:
     event = Click(impression_id=name, user_id=user, item_id=item, ts_ms=ts_ms)
-    return joiner.click(event, Origin(1, offset))
+    return joiner.click(event, 1, offset)
 
 
 def stored(joiner: Joiner) -> list[tuple[bytes, bytes]]:

@@ -191,7 +191,7 @@ def test_transactions_count_once_they_are_committed_and_their_marks_are_no_recor
     ingest.start({}, {}, {})
     seen, deadline_s = [], time.monotonic() + 20
     while not ingest.at_end and time.monotonic() < deadline_s:
-        seen += [event.ts_ms for _, _, (_, event) in ingest.next_events(10, 0.2) if event is not None]
+        seen += [event.ts_ms for _, _, _, event in ingest.next_events(10, 0.2) if event is not None]
     assert ingest.at_end
     assert seen == [1, 3]
     assert ingest.lag_records == 0
