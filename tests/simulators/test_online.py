@@ -140,7 +140,7 @@ def served(dataset: Dataset, folder: Path) -> tuple[FeatureStoreReader, FeatureS
     chunker = Chunker(config.join, state.position())
     for number, item_id in enumerate(dataset.reviews.item_ids[:-1]):
         event = ItemFeatures(id=item_id, ts_ms=1, features={"category": f"c{number % 3}"})
-        chunker.add([(TopicPartition("items", 0), 1, (number, event))])
+        chunker.add([(TopicPartition("items", 0), 1, number, event)])
     session.apply(chunker.take())
     state.commit()
     reader = FeatureStoreReader(folder)
