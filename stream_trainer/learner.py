@@ -118,10 +118,10 @@ class Learner:
         for gathered in (items, user_rows, values.rows):
             if gathered is not None:
                 gathered.learn(self.config.learning.rows_learning_rate)
+        self._count(records["item"][:num_new], num_positives)
         if self._beside is not None:
             self._beside.wait()
         self.optimiser.step()
-        self._count(records["item"][:num_new], num_positives)
         self.advance_means(examples, num_new)
         return {name: part.detach() for name, part in parts.items()}
 
