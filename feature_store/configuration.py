@@ -206,7 +206,7 @@ class LearningSettings(_Section):
         "float32", description="of the towers' layers when learning; all else, and serving, is float32"
     )
     num_threads: int = Field(1, ge=1, le=256, description="of torch; bits are the same only at the same")
-    gradient_thread: bool = Field(True, description="with one of these, a second for weights' gradients")
+    gradient_thread: bool = Field(True, description="with num_threads = 1: another for weights' gradients")
     commit_interval_seconds: float = Field(10.0, ge=0, description="time between commits")
     commit_every_batches: int = Field(0, ge=0, description="commit by count instead; 0 = by time")
     prequential_every: int = Field(
