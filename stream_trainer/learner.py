@@ -56,8 +56,8 @@ class Learner:
         self.optimiser = DenseAdam(self.model.parameters(), config.learning.dense_learning_rate)
         self._beside = WeightGradients() if config.learning.gradient_thread else None
         for module in self.model.modules():
-            if isinstance(module, Tower):
-                module.beside = self._beside
+            if isinstance(module, Tower) and self._beside is not None:
+                module.beside = self._beside.add
         self._running_mean = running_mean_width(config.model) > 0
         self._item_counts = list(config.features.item_categorical.values())
         self._user_counts = list(config.features.user_categorical.values())

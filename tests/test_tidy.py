@@ -41,7 +41,18 @@ PURE = {
     "index_refresher": "checks",
     "simulators": "amazon_fields compare_plan contenders metrics statistics timeline",
 }
-IMPURE = {"kafka", "os", "random", "rocksdict", "secrets", "socket", "subprocess", "threading", "time"}
+IMPURE = {
+    "concurrent",
+    "kafka",
+    "os",
+    "random",
+    "rocksdict",
+    "secrets",
+    "socket",
+    "subprocess",
+    "threading",
+    "time",
+}
 GLOBAL_RANDOMNESS = re.compile(r"\bnp\.random\.(?!default_rng|Generator|Philox|PCG64|SeedSequence)\w+")
 RUNS_CODE_ON_LOAD = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 # Written in pieces, so that this file does not offend against itself.

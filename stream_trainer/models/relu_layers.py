@@ -5,9 +5,9 @@ Under `torch.autocast` all of it computes in that type; sums stay in float32 ins
 rows, Z input width, D output width, I and O widths of one layer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from stream_trainer.models.parallel import compiled_parallel, prange
-from stream_trainer.models.weight_gradients import WeightGradients, of_layer
 
+Beside: TypeAlias = Callable[[Sequence[Tensor], Tensor, Tensor], None]
+"""Takes a layer's W and b, the gradient (B, O) of what it gave and what it was given (B, I), and sees to the
+gradients of W and b.
+"""
 I16 = npt.NDArray[np.int16]
 # oneDNN compiles its products in bfloat16 anew for each number of rows, which takes several times as long as
 # they do, and batches differ in how many distinct items they have: rows of zeros fill up to a multiple.
@@ -29,11 +32,11 @@ def relu_layers(
     layers: Iterable[nn.Module],
     last_relu: bool,
     factor_BZ: Tensor | None = None,
-    beside: WeightGradients | None = None,
+    beside: Beside | None = None,
 ) -> Tensor:
     """Return h = ReLU(W h + b) through all layers (…, D), the last one without ReLU unless so asked. The
-    first h is the parts (…, ·) side by side, times `factor_BZ` if given. The gradients of W and b are
-    computed beside, if so given, and autograd knows nothing of them.
+    first h is the parts (…, ·) side by side, times `factor_BZ` if given. With `beside`, autograd knows
+    nothing of the gradients of W and b.
     """
     parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
     flat = [part.reshape(-1, part.shape[-1]) for part in parts]
@@ -49,7 +52,7 @@ class _ReluLayers(torch.autograd.Function):
         dtype: torch.dtype,
         last_relu: bool,
         factor_BZ: Tensor | None,
-        beside: WeightGradients | None,
+        beside: Beside | None,
         num_parts: int,
         *parts_and_parameters: Tensor,
     ) -> Tensor:
@@ -78,15 +81,20 @@ class _ReluLayers(torch.autograd.Function):
             _cut_off_back(gradient_BO, kept[num])
         for number in range(num - 1, -1, -1):
             if ctx.beside is None:
-                gradients = [*of_layer(gradient_BO, kept[number]), *gradients]
+                gradients = [*gradients_of_layer(gradient_BO, kept[number]), *gradients]
             else:
-                ctx.beside.add(ctx.parameters[2 * number : 2 * number + 2], gradient_BO, kept[number])
+                ctx.beside(ctx.parameters[2 * number : 2 * number + 2], gradient_BO, kept[number])
                 gradients = [None, None, *gradients]
             gradient_BO = gradient_BO @ weights[number]
             if number:  # in place: this gradient is ours alone
                 _cut_off_back(gradient_BO, kept[number])
         to_parts = _apart(gradient_BO[: len(gradient_BD)], ctx.spans, ctx.factor_BZ, ctx.dtypes)
         return None, None, None, None, None, *to_parts, *gradients
+
+
+def gradients_of_layer(gradient_BO: Tensor, input_BI: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of W (O, I) and b (O,) of h = W x + b, in the type of what is given."""
+    return gradient_BO.T @ input_BI, gradient_BO.sum(0)
 
 
 def _spans(parts: Sequence[Tensor]) -> list[slice]:

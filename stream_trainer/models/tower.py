@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from feature_store.configuration import ModelSettings
 from stream_trainer.models import loops
-from stream_trainer.models.relu_layers import relu_layers
-from stream_trainer.models.weight_gradients import WeightGradients
+from stream_trainer.models.relu_layers import Beside, relu_layers
 
 
 class NumericLayers(nn.Module):
@@ -46,8 +45,8 @@ class Tower(nn.Module):
         self.last_relu = model.last_relu
         self.normalise = model.normalise
         self.dropout = model.dropout
-        self.beside: WeightGradients | None = None
-        """Where the weights' gradients are computed; None: by autograd."""
+        self.beside: Beside | None = None
+        """Who sees to the weights' gradients; None: autograd."""
 
     def forward(
         self,

@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from stream_trainer.models.relu_layers import gradients_of_layer
+
 
 class WeightGradients:
     """What back-propagation owes to weights. The thread starts with the first gradient, and ends when this
@@ -38,13 +40,9 @@ class WeightGradients:
             future.result()
 
 
-def of_layer(gradient_BO: Tensor, input_BI: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of W (O, I) and b (O,) of h = W x + b, in the type of what is given."""
-    return gradient_BO.T @ input_BI, gradient_BO.sum(0)
-
-
 @torch.no_grad()
 def _add(parameters: Sequence[Tensor], gradient_BO: Tensor, input_BI: Tensor) -> None:
-    for parameter, gradient in zip(parameters, of_layer(gradient_BO, input_BI), strict=True):
+    gradients = gradients_of_layer(gradient_BO, input_BI)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         whole = gradient.to(parameter.dtype)
         parameter.grad = whole if parameter.grad is None else parameter.grad + whole

@@ -9,8 +9,8 @@ from learning import World, blocks, configuration
 from torch import Tensor, nn
 
 from stream_trainer.models import weight_gradients
-from stream_trainer.models.relu_layers import relu_layers
-from stream_trainer.models.weight_gradients import WeightGradients, of_layer
+from stream_trainer.models.relu_layers import gradients_of_layer, relu_layers
+from stream_trainer.models.weight_gradients import WeightGradients
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,8 @@ def gradients(beside: WeightGradients | None, dtype: torch.dtype, num_calls: int
     layers = nn.ModuleList([nn.Linear(6, 40), nn.Linear(40, 30), nn.Linear(30, 4)])
     z = torch.randn(700, 6, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        outputs = [relu_layers([z * call], layers, False, None, beside) for call in range(1, num_calls + 1)]
+        add = None if beside is None else beside.add
+        outputs = [relu_layers([z * call], layers, False, None, add) for call in range(1, num_calls + 1)]
     torch.stack(outputs).float().square().sum().backward()
     if beside is not None:
         beside.wait()
@@ -86,9 +87,9 @@ def hold_up(monkeypatch: pytest.MonkeyPatch, first: Callable[[], object]) -> Non
 
     def late(gradient_BO: Tensor, input_BI: Tensor) -> tuple[Tensor, Tensor]:
         first()
-        return of_layer(gradient_BO, input_BI)
+        return gradients_of_layer(gradient_BO, input_BI)
 
-    monkeypatch.setattr(weight_gradients, "of_layer", late)
+    monkeypatch.setattr(weight_gradients, "gradients_of_layer", late)
 
 
 def test_where_torch_has_several_threads_they_compute_them(monkeypatch: pytest.MonkeyPatch) -> None:
