@@ -2,8 +2,7 @@
 
 Owns the folder on disk, the column families, the one atomic write and the reader for other processes. Never
 interprets a value. Every column family holds the number of the commit that it belongs to under the empty key,
-so that a reader can tell a torn view from a whole one. Always raw mode: rocksdict's default would unpickle
-what it reads, which runs code.
+so that a reader can tell a torn view from a whole one.
 """
 
 import logging
@@ -16,17 +15,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import msgpack
-from rocksdict import (
-    AccessType,
-    BlockBasedOptions,
-    DBCompressionType,
-    Options,
-    Rdict,
-    WriteBatch,
-    WriteOptions,
-)
+from rocksdict import AccessType, Rdict, WriteBatch, WriteOptions
 
 from feature_store.errors import StoreCorruptError, StoreError, StoreLockedError
+from feature_store.rocksdb_options import options
 from feature_store.row_chunk import RowChunk
 from feature_store.sequenced import COUNTER_KEY, EncodedChanges, GatheredChanges
 
@@ -46,7 +38,6 @@ FAMILIES = (
 )
 _COMMIT_KEY = b""
 _CATCH_UP_TRIES = 20
-_FILTER_BITS = 10  # a key: one look in a hundred is for nothing
 
 RowWrites = Mapping[str, Iterable[RowChunk]]
 _NO_ROWS: RowWrites = {}
@@ -73,27 +64,11 @@ class CommitInfo(NamedTuple):
         return cls() if value is None else cls(*msgpack.unpackb(value))
 
 
-def _options() -> Options:
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)
-    options.create_missing_column_families(True)
-    options.set_max_open_files(-1)
-    options.set_compression_type(DBCompressionType.lz4())
-    options.set_write_buffer_size(32 << 20)
-    options.set_max_background_jobs(2)
-    options.set_max_total_wal_size(64 << 20)  # a start reads it again
-    # Rows are read by key alone: without a filter each one is looked for in every file of the first level.
-    blocks = BlockBasedOptions()
-    blocks.set_bloom_filter(_FILTER_BITS, block_based=False)
-    options.set_block_based_table_factory(blocks)
-    return options
-
-
 class _Families:
     """Reading, common to the trainer's store and the readers of other processes."""
 
     def __init__(self, path: Path, access: AccessType) -> None:
-        self._db = Rdict(str(path), _options(), {name: _options() for name in FAMILIES}, access_type=access)
+        self._db = Rdict(str(path), options(), {name: options() for name in FAMILIES}, access_type=access)
         self._family = {name: self._db.get_column_family(name) for name in FAMILIES}
 
     def get(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.errors import StoreError
 from feature_store.item_changes import KEY, ItemChanges
-from feature_store.rows import RowLayout
+from feature_store.row_layout import RowLayout
 from feature_store.store import CommitInfo, FeatureStoreReader
 from stream_trainer.models import frequency
 from stream_trainer.models.factory import make_model, row_layouts

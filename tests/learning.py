@@ -15,7 +15,8 @@ from feature_store.configuration import Configuration
 from feature_store.id_index import IdIndex
 from feature_store.index import NumberIndex
 from feature_store.numbering import Numbering
-from feature_store.rows import ReadRows, RowLayout, RowTable
+from feature_store.row_layout import RowLayout
+from feature_store.rows import ReadRows, RowTable
 from feature_store.schema import (
     Click,
     Deleted,

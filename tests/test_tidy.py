@@ -27,8 +27,8 @@ MAX_ARCHITECTURE_LINES = 150
 
 PURE = {
     "feature_store": (
-        "codec compiled configuration errors hashing id_index index item_changes numbering presets schema "
-        "sequenced"
+        "codec compiled configuration errors hashing id_index index item_changes numbering presets "
+        "row_layout schema sequenced"
     ),
     "stream_trainer": (
         "candidates chunk chunker corpus event_log examples features file_frames gathered join "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from feature_store.configuration import FeatureSettings, ModelSettings
-from feature_store.rows import Field
+from feature_store.row_layout import Field
 from stream_trainer.models import losses
 from stream_trainer.models.alignment import category_alignment_loss
 from stream_trainer.models.history_pool import pool_history

@@ -4,7 +4,7 @@ Owns the names, and the fields that every model's rows have. Never reads a table
 """
 
 from feature_store.configuration import FeatureSettings, ModelSettings
-from feature_store.rows import Field, RowLayout, RowsOptimiser
+from feature_store.row_layout import Field, RowLayout, RowsOptimiser
 from stream_trainer.models.dat import Dat
 from stream_trainer.models.fm import FactorizationMachine
 from stream_trainer.models.mind import Mind

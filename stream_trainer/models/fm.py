@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from feature_store.configuration import FeatureSettings, ModelSettings
-from feature_store.rows import Field
+from feature_store.row_layout import Field
 from stream_trainer.models.history_pool import pool_history
 from stream_trainer.models.retrieval import ItemInputs, RetrievalModel, RowFields, UserInputs
 from stream_trainer.models.tower import NumericLayers, feature_parts, unit_length

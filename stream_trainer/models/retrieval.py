@@ -13,7 +13,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from feature_store.configuration import FeatureSettings, ModelSettings
-from feature_store.rows import Field
+from feature_store.row_layout import Field
 from stream_trainer.models import losses
 
 F32 = npt.NDArray[np.float32]

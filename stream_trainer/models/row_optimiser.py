@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from feature_store.rows import RowLayout
+from feature_store.row_layout import RowLayout
 from stream_trainer.models.parallel import compiled_parallel, prange
 
 F32 = npt.NDArray[np.float32]

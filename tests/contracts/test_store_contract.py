@@ -15,7 +15,8 @@ from feature_store.configuration import StoreSettings
 from feature_store.errors import StoreError, StoreLockedError
 from feature_store.id_index import IdIndex
 from feature_store.row_chunk import RowChunk
-from feature_store.rows import Field, RowLayout, RowTable
+from feature_store.row_layout import Field, RowLayout
+from feature_store.rows import RowTable
 from feature_store.sequenced import COUNTER_KEY, Changes, EncodedChanges, encode_changes
 from feature_store.store import CommitInfo
 from feature_store.store_process import Store, StoreProcess, open_store

@@ -11,7 +11,8 @@ from trainer_runs import SMALL, Bytes, assert_same_bytes, make_dataset, store_by
 
 from feature_store.configuration import Configuration
 from feature_store.index import SlotIndex
-from feature_store.rows import ReadRows, RowLayout, RowTable
+from feature_store.row_layout import RowLayout
+from feature_store.rows import ReadRows, RowTable
 from feature_store.settings import load_configuration
 from feature_store.store_process import StoreProcess, open_store
 from stream_trainer import feed as feed_module

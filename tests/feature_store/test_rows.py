@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from feature_store.errors import SettingsError, StoreCorruptError
 from feature_store.id_index import IdIndex
 from feature_store.index import NumberIndex, SlotIndex
-from feature_store.rows import Field, RowLayout, RowTable
+from feature_store.row_layout import Field, RowLayout
+from feature_store.rows import RowTable
 
 FIELDS = (
     Field("code", 2, "int", -1),

@@ -9,7 +9,8 @@ import pytest
 from rocksdict import Rdict
 
 from feature_store.errors import StoreCorruptError, StoreError, StoreLockedError
-from feature_store.store import FAMILIES, CommitInfo, FeatureStore, FeatureStoreReader, _options
+from feature_store.rocksdb_options import options
+from feature_store.store import FAMILIES, CommitInfo, FeatureStore, FeatureStoreReader
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_damage_is_not_called_a_lock(tmp_path: Path) -> None:
 
 def test_families_of_different_commits_are_refused(tmp_path: Path) -> None:
     FeatureStore(tmp_path).close()
-    raw = Rdict(str(tmp_path), _options(), {name: _options() for name in FAMILIES})
+    raw = Rdict(str(tmp_path), options(), {name: options() for name in FAMILIES})
     raw.get_column_family("item")[b""] = CommitInfo(4, 5, 6).encode()
     raw.close()
     with pytest.raises(StoreCorruptError, match=r"number=4.*restore it from a backup"):
@@ -161,7 +162,7 @@ def test_a_view_that_cannot_be_opened_anew_stays(
 
 def test_a_reader_refuses_a_torn_view(tmp_path: Path) -> None:
     FeatureStore(tmp_path).close()
-    raw = Rdict(str(tmp_path), _options(), {name: _options() for name in FAMILIES})
+    raw = Rdict(str(tmp_path), options(), {name: options() for name in FAMILIES})
     raw.get_column_family("item")[b""] = CommitInfo(4, 5, 6).encode()
     reader = FeatureStoreReader(tmp_path)
     with pytest.raises(StoreError, match="between commits"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from feature_store.rows import Field, RowLayout
+from feature_store.row_layout import Field, RowLayout
 from stream_trainer.models.alignment import category_alignment_loss
 from stream_trainer.models.candidate_scores import candidate_scores
 from stream_trainer.models.history_pool import pool_history

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from feature_store.rows import Field, RowLayout
+from feature_store.row_layout import Field, RowLayout
 from stream_trainer.models.row_optimiser import update_rows
 
 FIELDS = (Field("a", 3, "learned"), Field("count", 1, "float", 7.0), Field("b", 1, "learned"))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from feature_store.id_index import IdIndex
 from feature_store.index import NumberIndex, SlotIndex
-from feature_store.rows import Field, RowLayout, RowTable
+from feature_store.row_layout import Field, RowLayout
+from feature_store.rows import RowTable
 
 LAYOUT = RowLayout(
     (Field("embedding", 2, "learned", 1.0), Field("code", 1, "int", -1), Field("count", 1, "float", 3.0)),

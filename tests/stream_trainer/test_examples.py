@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from learning import World, configuration, user_table
 from msgspec.structs import replace
 
-from feature_store.rows import Field, RowLayout
+from feature_store.row_layout import Field, RowLayout
 from stream_trainer.examples import NO_ITEM, Examples, ExampleWidths, UserOp, UserOps, fold_users
 
 LENGTH, WIDTHS = 3, ExampleWidths(history=3, augmented=2, values=1, numbers=1, shown=2)
