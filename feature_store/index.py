@@ -5,7 +5,7 @@ Pure. Owns the maps only; rows and their bytes are `rows.py`'s.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,15 +35,15 @@ class SlotIndex(Protocol):
 class NumberIndex:
     """By number (see `numbering.py`): an array, so that finding thousands of items costs microseconds."""
 
-    def __init__(self, capacity: int, ids: list[str]) -> None:
-        self._ids = ids  # shared with the numbering, which appends to it
+    def __init__(self, capacity: int, keys: list[bytes]) -> None:
+        self._keys = keys  # shared with the numbering, which appends to it
         self._slot_of = np.full(1024, -1, np.int64)
         self._number_at = np.full(capacity, -1, np.int64)
 
     def find(self, keys: Sequence[str] | I64) -> I64:
         """Return each number's slot, -1 where there is none."""
-        if len(self._ids) > len(self._slot_of):
-            grown = np.full(2 * len(self._ids), -1, np.int64)
+        if len(self._keys) > len(self._slot_of):
+            grown = np.full(2 * len(self._keys), -1, np.int64)
             grown[: len(self._slot_of)] = self._slot_of
             self._slot_of = grown
         return self._slot_of[np.asarray(keys, np.int64)]
@@ -60,8 +60,8 @@ class NumberIndex:
 
     def keys_at(self, slots: I64) -> list[bytes]:
         """Return the ID at each slot, UTF-8."""
-        return [self._ids[number].encode() for number in self._number_at[slots].tolist()]
+        return list(map(self._keys.__getitem__, self._number_at[slots].tolist()))
 
     def stored_keys(self, keys: Sequence[str | int]) -> list[bytes]:
         """Return the IDs of numbers in UTF-8."""
-        return [self._ids[int(key)].encode() for key in keys]
+        return list(map(self._keys.__getitem__, cast(Sequence[int], keys)))

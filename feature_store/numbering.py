@@ -23,16 +23,16 @@ class Numbering:
         Raises:
             StoreCorruptError: the stored numbers are not 0, 1, 2, ….
         """
-        pairs = sorted((int.from_bytes(key, "big"), value.decode()) for key, value in stored)
-        self.ids: list[str] = [name for _, name in pairs]
+        pairs = sorted((int.from_bytes(key, "big"), value) for key, value in stored)
+        self.keys: list[bytes] = [key for _, key in pairs]  # UTF-8: rows are stored under them
         if [number for number, _ in pairs] != list(range(len(pairs))):
             raise StoreCorruptError("stored numbers of IDs have gaps; restore the store from a backup")
         self._index = IdIndex()
-        self._index.put(self.ids, np.arange(len(self.ids)))
-        self._num_stored = len(self.ids)
+        self._index.put([key.decode() for key in self.keys], np.arange(len(self.keys)))
+        self._num_stored = len(self.keys)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.keys)
 
     def numbers(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the IDs' numbers (n,), giving new ones the next, in their order.
@@ -44,8 +44,8 @@ class Numbering:
         missing = np.flatnonzero(numbers < 0)
         if len(missing):
             new = list(dict.fromkeys(names[place] for place in missing.tolist()))
-            self._index.put(new, np.arange(len(self.ids), len(self.ids) + len(new)))
-            self.ids += new
+            self._index.put(new, np.arange(len(self.keys), len(self.keys) + len(new)))
+            self.keys += map(str.encode, new)
             numbers[missing] = self._index.find([names[place] for place in missing.tolist()])
         return numbers
 
@@ -53,11 +53,15 @@ class Numbering:
         """Return the number of one. Who has many asks for all at once, who asks often remembers them."""
         return int(self.numbers([name])[0])
 
+    def name(self, number: int) -> str:
+        """Return the ID that has this number."""
+        return self.keys[number].decode()
+
     def find(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the IDs' numbers (n,), -1 for those that have none."""
         return self._index.find(names)
 
     def take_changes(self) -> list[tuple[bytes, bytes]]:
         """Return the pairs added since the last call, for the commit."""
-        start, self._num_stored = self._num_stored, len(self.ids)
-        return [(n.to_bytes(4, "big"), self.ids[n].encode()) for n in range(start, len(self.ids))]
+        start, self._num_stored = self._num_stored, len(self.keys)
+        return [(n.to_bytes(4, "big"), self.keys[n]) for n in range(start, len(self.keys))]

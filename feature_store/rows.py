@@ -94,6 +94,20 @@ class RowTable:
         slots = self._index.find(keys)
         return self._index.stored_keys(_at(keys, np.flatnonzero(slots < 0)))
 
+    def peek(self, keys: Sequence[str] | I64, name: str, at_hand: ReadRows) -> npt.NDArray[np.int32]:
+        """Return an integer field of the rows of these keys (n, width) without bringing any into memory: of
+        those that are there or whose bytes are `at_hand`, -1 for others.
+        """
+        slots, span = self._index.find(keys), self.layout.span(name)
+        values = np.full((len(slots), span.stop - span.start), -1, np.int32)
+        values[slots >= 0] = self._ints_RW[slots[slots >= 0], span]
+        absent = np.flatnonzero(slots < 0)
+        rows = at_hand(self._index.stored_keys(_at(keys, absent)))
+        known = np.array([row is not None for row in rows], bool)
+        found = np.frombuffer(b"".join(filter(None, rows)), np.int32)
+        values[absent[known]] = found.reshape(-1, self.layout.width)[:, span]
+        return values
+
     def floats(self, slots: I64, name: str) -> npt.NDArray[np.float32]:
         """Return a copy of a field of some rows, (n, width)."""
         return self.rows_RW[slots, self.layout.span(name)]
@@ -158,25 +172,27 @@ class RowTable:
     def _load(self, keys: Sequence[str] | I64, missing: I64) -> I64:
         wanted = _at(keys, missing)
         unique = list(dict.fromkeys(wanted))
-        place_of = dict(zip(unique, count(), strict=False))
         slots = self._take_slots(len(unique))
         stored_keys = self._index.stored_keys(unique)
         self._fill(slots, stored_keys, self._read(stored_keys))
         self._index.put(unique, slots)
         self._used_R[slots] = self._batch
+        if len(unique) == len(wanted):
+            return slots
+        place_of = dict(zip(unique, count(), strict=False))
         return slots[[place_of[key] for key in wanted]]
 
     def _fill(self, slots: I64, keys: list[bytes], values: list[bytes | None]) -> None:
-        known = [i for i, value in enumerate(values) if value is not None]
         fresh = [i for i, value in enumerate(values) if value is None]
-        if known:
+        known = np.delete(slots, fresh)
+        if len(known):
             data = b"".join(filter(None, values))
             if len(data) != len(known) * self.layout.width * 4:
                 raise StoreCorruptError(
                     f"table '{self.name}': stored rows do not have {self.layout.width} floats; "
                     "was the store made with other [model] settings?"
                 )
-            self.rows_RW[slots[known]] = np.frombuffer(data, np.float32).reshape(len(known), -1)
+            self.rows_RW[known] = np.frombuffer(data, np.float32).reshape(len(known), -1)
             self.num_read += len(known)
         if fresh:
             self.rows_RW[slots[fresh]] = self.layout.new_rows(self._seed, [keys[i] for i in fresh])

@@ -179,6 +179,10 @@ class FeatureStore(_Families):
     def read_ahead(self, keys: Mapping[str, list[bytes]]) -> None:
         """Do nothing: here a read takes the same time whenever it comes."""
 
+    def peek(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return None for each: nothing is read ahead here."""
+        return [None] * len(keys)
+
     def is_durable(self, wait: bool = False) -> bool:
         """Return True: here a commit is durable when it returns."""
         return True

@@ -54,8 +54,12 @@ class Store(Protocol):
 
     def read_ahead(self, keys: Mapping[str, list[bytes]]) -> None:
         """Say, by family, which keys `get` will be asked for next, so that they can be read meanwhile. No
-        commit that is begun from now on may hold one of them before `get` has returned it.
+        commit that is begun from now on may hold one of them before `get` has returned it. What was said
+        before and is not among them is let go.
         """
+
+    def peek(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return those values that were read ahead and `get` has not returned yet, None for the others."""
 
     def items(self, family: str) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over all keys and values in the order of keys."""
@@ -123,17 +127,32 @@ class StoreProcess:
         return values
 
     def read_ahead(self, keys: Mapping[str, list[bytes]]) -> None:
-        """Let the process read these after the commit that is being written, while this one goes on.
+        """Let the process read those that are not at hand, after the commit that is being written, while this
+        one goes on.
 
         Nothing is sent behind it before it is answered: both sides would wait for each other.
         """
         self._receive_early()
+        at_hand, self._early, asked = self._early, {}, {}
+        for family, wanted in keys.items():
+            here = at_hand.get(family, {})
+            self._early[family] = {key: here[key] for key in wanted if key in here} if here else {}
+            asked[family] = [key for key in wanted if key not in here] if here else wanted
+        if not any(asked.values()):
+            return
         if self._rest is not None:
             start = time.perf_counter()
             self._hand_over(None)
             self.waits_s.append(time.perf_counter() - start)
-        self._worker.send(encode(ReadAhead(dict(keys))))
-        self._asked = keys
+        self._worker.send(encode(ReadAhead(asked)))
+        self._asked = asked
+
+    def peek(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return those values that were read ahead and that `get` has not returned yet, None for the others;
+        waits for what is being read ahead.
+        """
+        self._receive_early()
+        return list(map(self._early.get(family, {}).get, keys))
 
     def items(self, family: str) -> Iterator[tuple[bytes, bytes]]:
         """Iterate over all keys and values; waits for a commit that is being written."""
@@ -199,9 +218,8 @@ class StoreProcess:
         answer = decode_answer(self._worker.receive() or b"")
         assert isinstance(answer, ReadEarly)
         asked, self._asked = self._asked, None
-        self._early = {
-            family: dict(zip(keys, answer.values[family], strict=True)) for family, keys in asked.items()
-        }
+        for family, keys in asked.items():
+            self._early[family].update(zip(keys, answer.values[family], strict=True))
 
     def _messages(self, writes: Writes, rows: RowWrites) -> Iterator[bytes]:
         """Yield a commit's messages. Rows first: until theirs, each that changes must be copied aside."""

@@ -170,7 +170,7 @@ def rebuild_means(state: TrainerState, past: Past) -> None:
     """
     if not state.widths.augmented:
         return
-    numbers = np.arange(len(state.item_numbers.ids))
+    numbers = np.arange(len(state.item_numbers))
     embeddings_ND = np.concatenate([_embed(state, chunk) for chunk in _split(numbers)])
     items_E, counts = past.records["item"], np.bincount(past.users).astype(np.float32)
     table = state.tables.user

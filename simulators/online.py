@@ -240,11 +240,11 @@ class _Pass:
         self.answer()
         state = self._state
         for follower in self._followers.values():
-            follower.follow(ops, state.item_numbers.ids, state.value_numbers.ids)
+            follower.follow(ops, state.item_numbers, state.value_numbers)
         for op in ops:
             if op.is_positive:
                 user = self._user_number[op.user_id]
-                item = self._item_number[state.item_numbers.ids[op.item]]
+                item = self._item_number[state.item_numbers.name(op.item)]
                 self._owned.setdefault(user, []).append(item)
                 self._learned.append((user, item))
 

@@ -4,7 +4,7 @@ Owns how a question is ranked: as the server would, items and towers of one comm
 for the query. Never learns anything. Legend: Q questions, N items of the data set, D embedding width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from feature_store.configuration import Configuration
+from feature_store.numbering import Numbering
 from feature_store.store import FAMILIES, FeatureStore, FeatureStoreReader
 from index_refresher.embed import QueryEmbedder, embed_corpus
 from simulators.metrics import Ranks, middle_ranks
@@ -85,15 +86,15 @@ class Follower:
         self._waiting = UserOps()
         self._value_number = cache(self._state.value_numbers.number)
 
-    def follow(self, ops: UserOps, item_ids: Sequence[str], value_ids: Sequence[str]) -> None:
-        """Take note of what happens to users; the IDs are those of the numbers in `ops`."""
-        names = [item_ids[op.item] for op in ops if op.is_positive]
+    def follow(self, ops: UserOps, items: Numbering, values: Numbering) -> None:
+        """Take note of what happens to users, in `ops` by these numbers."""
+        names = [items.name(op.item) for op in ops if op.is_positive]
         numbers = iter(self._state.item_numbers.numbers(names).tolist())
         for op in ops:
             item = next(numbers) if op.is_positive else op.item
             features = op.features
             if features is not None:
-                known = (code if code < 0 else self._value_number(value_ids[code]) for code in features[0])
+                known = (code if code < 0 else self._value_number(values.name(code)) for code in features[0])
                 features = (tuple(known), features[1])
             self._waiting.append(replace(op, item=item, shown=(), features=features))
 

@@ -161,20 +161,23 @@ class Session:
     def _read_ahead(self) -> None:
         """Let the store read what the batch after this one will need, if this one needed anything of it.
 
-        By guess: what is about to change is not known yet, a new item changes what is drawn, and a history is
-        known with its row. What is missed is read when it is needed.
+        By guess: what is about to change is not known yet, and a new item changes what is drawn. A history is
+        known with its user's row, which is read one batch sooner. What is missed is read when it is needed.
         """
         state = self.state
         num_read, self._num_read = self._num_read, sum(table.num_read for table in state.tables)
         if not self._config.store.own_process or num_read == self._num_read:
             return
-        room = max(self._batch_size - self._num_pending, 0)
+        num_batches = 2 if state.widths.history else 1
+        room = max(num_batches * self._batch_size - self._num_pending, 0)
         positives = state.pending.positives()
         positives += _numbered(state.unapplied.coming(2 * room), state.item_numbers.find).take(room)
         if len(positives):
             new = unfolded(positives.take(self._batch_size), state.widths)
+            if state.widths.history:
+                state.foresee_histories(new)
             rehearsed = state.rehearsal.draw(self._config.learning, new)
-            state.read_ahead(Examples.concatenate([new, rehearsed]))
+            state.read_ahead(Examples.concatenate([new, rehearsed]), positives.users)
 
     def _take_ops(self, num_examples: int) -> UserOps:
         """Take operations up to the last of `num_examples` positives; all if there are not so many."""

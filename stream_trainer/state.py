@@ -5,6 +5,7 @@ Owns which column family each part lives in. Never learns, polls or joins by its
 
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -152,14 +153,20 @@ class TrainerState:
             _, marks = self._unsettled.popleft()
             self.watermark_ms, self.latest_click_ms, _ = msgspec.structs.astuple(marks)
 
-    def read_ahead(self, examples: Examples) -> None:
-        """Let the store read the rows that these examples will need. To be called when all rows of the step
-        before are in memory: what else is read waits for these.
+    def foresee_histories(self, examples: Examples) -> None:
+        """Fill in the histories of examples that are yet to come, as far as their users' rows are at hand."""
+        users, at_hand = self.tables.user, partial(self._store.peek, self.tables.user.name)
+        examples.records["history"] = users.peek(examples.users, "history", at_hand)
+
+    def read_ahead(self, examples: Examples, users_after: list[str]) -> None:
+        """Let the store read the rows that these examples will need, and those of users whose examples come
+        after them. To be called when all rows of the step before are in memory: what else is read waits for
+        these.
         """
         items, users = self.tables.item, self.tables.user
         keys = {
             items.name: items.absent(self.learner.candidates(examples).numbers_I),
-            users.name: users.absent(list(dict.fromkeys(examples.users))),
+            users.name: users.absent(list(dict.fromkeys([*examples.users, *users_after]))),
         }
         if any(keys.values()):  # for nothing a commit would be handed over at once
             self._store.read_ahead(keys)
@@ -224,7 +231,7 @@ class TrainerState:
         def table(name: str, numbering: Numbering | None) -> RowTable:
             layout = layouts[name]
             capacity = max(1024, int(budget * _TABLE_SHARES[name]) // (4 * max(layout.width, 1)))
-            index = IdIndex(capacity) if numbering is None else NumberIndex(capacity, numbering.ids)
+            index = IdIndex(capacity) if numbering is None else NumberIndex(capacity, numbering.keys)
             return RowTable(
                 name, layout, index, lambda keys: store.get(name, keys), capacity, config.learning.seed
             )

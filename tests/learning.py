@@ -69,8 +69,8 @@ class World:
         self.item_numbers, self.value_numbers = Numbering(), Numbering()
         self.corpus = Corpus()
         layouts = row_layouts(config.model, config.features, config.learning.rows_optimiser)
-        items = NumberIndex(capacity, self.item_numbers.ids)
-        values = NumberIndex(capacity, self.value_numbers.ids)
+        items = NumberIndex(capacity, self.item_numbers.keys)
+        values = NumberIndex(capacity, self.value_numbers.keys)
         seed = config.learning.seed
         self.tables = Tables(
             RowTable("item", layouts["item"], items, nothing_stored, capacity, seed),

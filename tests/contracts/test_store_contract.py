@@ -159,6 +159,26 @@ def test_what_is_read_ahead_is_what_a_read_would_find(opened: Opener) -> None:
     assert store.get("user", [b"a", b"c"]) == [ROWS[2].tobytes()] * 2
 
 
+def test_what_was_read_ahead_stays_at_hand_while_it_is_asked_for(opened: Opener) -> None:
+    store = opened()
+    store.commit({}, 1, 1, {"user": [user_rows(0, 3)]})
+    store.read_ahead({"user": [b"a", b"b"]})
+    early = store.peek("user", [b"b", b"a", b"c"])
+    assert early in (
+        [ROWS[1].tobytes(), ROWS[0].tobytes(), None],
+        [None] * 3,
+    )  # a store may read nothing ahead
+    assert store.get("user", [b"a"]) == [ROWS[0].tobytes()]
+    store.commit({}, 2, 2, {"user": [RowChunk([b"a"], ROWS[2:3])]})
+    store.read_ahead({"user": [b"a", b"b", b"nobody"]})
+    is_early = early[0] is not None
+    after = store.peek("user", [b"a", b"b", b"nobody"])
+    assert after == ([ROWS[2].tobytes(), ROWS[1].tobytes(), None] if is_early else [None] * 3)
+    store.read_ahead({"user": [b"c"]})
+    assert store.peek("user", [b"a", b"b"]) == [None] * 2
+    assert store.get("user", [b"a", b"b", b"nobody"]) == [ROWS[2].tobytes(), ROWS[1].tobytes(), None]
+
+
 def test_a_commit_may_begin_before_what_was_read_ahead_is_fetched(opened: Opener) -> None:
     """More than the pipes hold, either way: neither side may wait for the other."""
     store = opened()

@@ -15,7 +15,7 @@ def test_numbers_follow_first_appearance_and_looking_gives_none() -> None:
     assert numbering.numbers(["a", "b", "ü", "a"]).tolist() == [1, 0, 2, 1]
     assert numbering.find(["a", "c"]).tolist() == [1, -1]
     assert len(numbering) == 3
-    assert numbering.ids == ["b", "a", "ü"]
+    assert [numbering.name(number) for number in range(3)] == ["b", "a", "ü"]
     assert numbering.take_changes() == [
         (b"\0\0\0\0", b"b"),
         (b"\0\0\0\1", b"a"),
@@ -37,7 +37,7 @@ def test_commits_and_restarts_change_no_number(stream: list[list[str] | None]) -
         else:
             numbers = [expected.setdefault(name, len(expected)) for name in names]
             assert numbering.numbers(names).tolist() == numbers
-    assert numbering.ids == list(expected)
+    assert numbering.keys == [name.encode() for name in expected]
 
 
 @pytest.mark.parametrize("numbers", [[1], [0, 2]])

@@ -84,7 +84,7 @@ def learner_queries(shop: Shop, users: list[str]) -> np.ndarray:
 
 def test_items_are_embedded_as_the_learner_does(shop: Shop, reader: FeatureStoreReader) -> None:
     corpus = embed_corpus(reader, batch_size=7)
-    ids = [shop.state.item_numbers.ids[number] for number in shop.state.corpus.numbers.tolist()]
+    ids = [shop.state.item_numbers.name(number) for number in shop.state.corpus.numbers.tolist()]
     assert corpus.item_ids == ids
     assert corpus.commit == shop.state.last_commit
     items = learner_items(shop)

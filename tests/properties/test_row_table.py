@@ -21,7 +21,7 @@ Calls = list[list[int]]
 Batches = list[tuple[Calls, str, bool]]
 MAKE_INDEX: dict[str, Callable[[int], SlotIndex]] = {
     "by-id": IdIndex,
-    "by-number": lambda capacity: NumberIndex(capacity, IDS),
+    "by-number": lambda capacity: NumberIndex(capacity, [name.encode() for name in IDS]),
 }
 
 

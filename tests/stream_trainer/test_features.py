@@ -32,7 +32,7 @@ def test_long_lists_are_cut_and_empty_texts_left_out() -> None:
     values = Numbering()
     encoder = FeatureEncoder({"tags": 2}, [], values)
     assert encoder.encode({"tags": ["a", "b", "c"]})[0].tolist() == [0, 1]
-    assert values.ids == ["tags\0a", "tags\0b"]
+    assert values.keys == [b"tags\0a", b"tags\0b"]
     assert encoder.encode({"tags": ["", "b"]})[0].tolist() == [1, -1]
     assert encoder.encode({"tags": ""})[0].tolist() == [-1, -1]
     assert encoder.encode({"tags": []})[0].tolist() == [-1, -1]

@@ -1,5 +1,6 @@
 """Rows that do not fit in memory: learning gives the same bits, only slower; what comes is read ahead."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,12 +23,12 @@ SETTINGS = (
 )
 
 
-def catalogue_then_clicks(num_items: int, num_clicks: int) -> list[Event]:
+def catalogue_then_clicks(num_items: int, num_clicks: int, num_users: int = 1500) -> list[Event]:
     events: list[Event] = [
         ItemFeatures(id=f"i{n}", ts_ms=n, features={"category": f"c{n % 5}"}) for n in range(num_items)
     ]
     for n in range(num_clicks):
-        ts_ms, user, item = num_items + n, f"u{n * 7 % 1500}", f"i{n * 131 % num_items}"
+        ts_ms, user, item = num_items + n, f"u{n * 7 % num_users}", f"i{n * 131 % num_items}"
         events += [
             Impression(impression_id=f"s{n}", user_id=user, ts_ms=ts_ms, items=[item]),
             Click(impression_id=f"s{n}", user_id=user, item_id=item, ts_ms=ts_ms),
@@ -58,31 +59,39 @@ def test_a_catalogue_larger_than_memory_is_learned_to_the_same_bits(tmp_path: Pa
     large.close()
 
 
+@pytest.mark.parametrize("history_length", [0, 12])
 def test_what_the_next_batch_needs_is_told_while_this_one_is_learned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, history_length: int
 ) -> None:
-    """Positives, users, both kinds of negatives, rehearsed examples: all but what is evicted meanwhile."""
-    told: set[bytes] = set()
-    early, late, get = 0, 0, FeatureStore.get
+    """Positives, users, both kinds of negatives, rehearsed examples, histories: all but what is evicted
+    meanwhile.
+    """
+    told: dict[str, set[bytes]] = {}
+    early, late, get = Counter[str](), Counter[str](), FeatureStore.get
 
     def tell(_: FeatureStore, keys: Mapping[str, list[bytes]]) -> None:
-        told.clear()
-        told.update(*keys.values())
+        told.update({family: set(some) for family, some in keys.items()})
 
     def find(store: FeatureStore, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        nonlocal early, late
-        early += len(told.intersection(keys))
-        late += len(set(keys) - told)
+        early[family] += len(told.get(family, set()).intersection(keys))
+        late[family] += len(set(keys) - told.get(family, set()))
         return get(store, family, keys)
 
-    events = catalogue_then_clicks(9000, 3200)
-    settings = ("model.history_length=0", "learning.negatives_per_positive=2", "store.row_memory_mib=1")
-    shop = Shop(configuration(*SETTINGS, *settings), tmp_path)
-    shop.apply(events[:-3200])
+    def peek(store: FeatureStore, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        found = zip(keys, get(store, family, keys), strict=True)
+        return [value if key in told.get(family, set()) else None for key, value in found]
+
+    events = catalogue_then_clicks(9000, 12_800, num_users=8009)
+    settings = ("learning.negatives_per_positive=2", "store.row_memory_mib=1")
+    history = f"model.history_length={history_length}"
+    shop = Shop(configuration(*SETTINGS, *settings, history), tmp_path)
+    shop.apply(events[:-12_800])
     monkeypatch.setattr(FeatureStore, "read_ahead", tell)
     monkeypatch.setattr(FeatureStore, "get", find)
-    shop.apply(events[-3200:], at_once=True)
-    assert len(shop.losses) == 200
-    assert early > 5000
-    assert late < early / 20
+    monkeypatch.setattr(FeatureStore, "peek", peek)
+    shop.apply(events[-12_800:], at_once=True)
+    assert len(shop.losses) == 800
+    assert early["item"] > 5000
+    assert late["item"] < early["item"] / 50
+    assert late["user"] < early["user"] / 20
     shop.close()
