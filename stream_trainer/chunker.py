@@ -48,7 +48,7 @@ class Chunker:
                 if ts_ms - lateness_ms > joiner.due_ms:
                     happened += joiner.advance(ts_ms - lateness_ms)
             if type(event) is Click:
-                if event.ts_ms > latest_click_ms:
+                if event.ts_ms > latest_click_ms:  # noqa: PLR1730  `max` would be such a call
                     latest_click_ms = event.ts_ms
                 happened += joiner.click(event, partition.partition, offset)
             elif type(event) is Impression:

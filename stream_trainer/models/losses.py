@@ -71,12 +71,22 @@ class _BinaryCrossEntropy(_LossByBlocks):
         for rows in _blocks(logits_BJ):
             logits, gradient = logits_BJ[rows], ctx.gradient_BJ[rows]
             torch.sigmoid(logits, out=gradient)
-            losses = logits.relu() - torch.maximum(gradient, 1 - gradient).log_()
-            losses[:, 0] = F.softplus(-logits[:, 0])
-            sums.append(losses.sum())
+            larger = torch.maximum(gradient, 1 - gradient)
+            others = logits[:, 1:].relu().sum() - _sum_of_logs(larger[:, 1:])
+            sums.append(F.softplus(-logits[:, 0]).sum() + others)
             gradient[:, 0] = -torch.sigmoid(-logits[:, 0])
             gradient.div_(num_pairs)
         return torch.stack(sums).sum() / num_pairs
+
+
+def _sum_of_logs(x_BJ: Tensor) -> Tensor:
+    """Sum up the logarithms of numbers from ½ to 1: one for eight, whose product is at least 1/256."""
+    num = x_BJ.shape[1] % 8
+    products = x_BJ[:, num:]
+    for _ in range(3):
+        half = products.shape[1] // 2
+        products = products[:, :half] * products[:, half:]
+    return products.log_().sum() + x_BJ[:, :num].log().sum()
 
 
 class _SampledSoftmax(_LossByBlocks):

@@ -72,9 +72,23 @@ def test_bce_of_a_negative_is_softplus_to_the_last_digits() -> None:
         )
 
 
+@pytest.mark.parametrize("num_negatives", [0, 7, 8, 21, 1000])
+def test_bce_of_many_pairs_is_that_of_double_precision(num_negatives: int) -> None:
+    """Most near 0, where what is multiplied is smallest, some far away, some that do not count."""
+    rng = np.random.default_rng(num_negatives)
+    logits = rng.normal(0, 0.1, (300, 1 + num_negatives)).astype(np.float32)
+    logits[::3] *= 300
+    logits[:, 1:][rng.random((300, num_negatives)) < 0.1] = -np.inf
+    signs = np.r_[-1.0, np.ones(num_negatives)]
+    expected = np.logaddexp(0, signs * logits)[np.isfinite(logits)].mean()
+    assert float(bce_loss(torch.from_numpy(logits))) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("loss", [bce_loss, sampled_softmax_loss])
-def test_what_is_no_number_is_seen(loss: object) -> None:
-    assert math.isnan(float(loss(torch.tensor([[0.0, torch.nan, -torch.inf]]))))  # type: ignore[operator]
+@pytest.mark.parametrize("num_more", [0, 9])
+def test_what_is_no_number_is_seen(loss: object, num_more: int) -> None:
+    logits = torch.tensor([[0.0, torch.nan, -torch.inf, *[1.0] * num_more]])
+    assert math.isnan(float(loss(logits)))  # type: ignore[operator]
 
 
 def test_mimic_divides_the_sum_over_positives_by_all_pairs() -> None:
