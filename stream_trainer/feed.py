@@ -69,12 +69,14 @@ class LocalFeed:
             {partition: place.latest_ts_ms for partition, place in places.items()},
             position.topic_ids,
         )
-        self._chunker.begin_at({p: n for p, n in self._ingest.next_offsets.items() if p not in places})
+        self._chunker.begin_at(self._ingest.take_begun())
         return ids
 
     def next_chunk(self, timeout_s: float) -> Chunk:
         """Read and join a stretch of the log; the last one of a bounded replay closes all windows."""
-        self._chunker.add(self._ingest.next_events(_CHUNK_RECORDS, timeout_s))
+        events = self._ingest.next_events(_CHUNK_RECORDS, timeout_s)
+        self._chunker.begin_at(self._ingest.take_begun())
+        self._chunker.add(events)
         at_end = self._ingest.at_end
         if at_end:
             self._chunker.close_windows()

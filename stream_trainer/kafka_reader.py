@@ -64,6 +64,8 @@ class KafkaReader:
         """
         names = [KafkaPartition(*partition) for partition in sorted(offsets)]
         with kafka_errors(f"asking for the offsets of {len(names)} partitions"):
+            for client in (self._consumer, self._side):
+                _look_again_for(names, client)
             firsts = self._consumer.beginning_offsets(names)
             ends = self._consumer.end_offsets(names)
         for name in names:
@@ -187,6 +189,14 @@ class KafkaReader:
 def _log_refusal(_offsets: object, answer: object) -> None:
     if isinstance(answer, Exception):
         log.warning("progress was not reported to Kafka: %s", answer)
+
+
+def _look_again_for(names: list[KafkaPartition], client: Any) -> None:
+    """Let a client hear of partitions that were added since it looked: of one that it does not know it gives
+    no offset, nor an error that says so.
+    """
+    if any(name.partition not in client.partitions_for_topic(name.topic) for name in names):
+        client.topics()
 
 
 def _lost(name: KafkaPartition, offset: int, first: int, end: int) -> OffsetLostError:

@@ -64,6 +64,13 @@ class Merge(Generic[*Ts]):
             self._holding.discard(partition)
             self._released.discard(partition)
 
+    def add(self, partitions: Iterable[TopicPartition]) -> None:
+        """Expect records of more partitions from now on: they hold the rest back like the others."""
+        more: dict[TopicPartition, list[_Waiting[*Ts]]] = {p: [] for p in partitions}
+        self._queue = dict(sorted({**self._queue, **more}.items()))
+        self._pushed_ms |= dict.fromkeys(more, 0)
+        self._holding |= more.keys()
+
     def end(self, partition: TopicPartition) -> None:
         """Let the others go on without this partition once it is empty, until it gets records again."""
         self._released.add(partition)
