@@ -11,17 +11,17 @@ from itertools import compress
 import msgpack
 import numpy as np
 
-from feature_store.store import FeatureStoreReader
 from index_refresher.embed import F32, I64, Scorer, with_popularity
+from index_refresher.names import StoreNames
 
 
 class ChangedItems:
     """Looks at items as they stand in the reader's commit. For one thread at a time, as its reader."""
 
     def __init__(
-        self, towers: bytes, model: str, reader: FeatureStoreReader, popularity_total: float, num_items: int
+        self, towers: bytes, model: str, names: StoreNames, popularity_total: float, num_items: int
     ) -> None:
-        self._scorer = Scorer(towers, model, reader)
+        self._scorer = Scorer(towers, model, names)
         self._popularity_total = popularity_total
         self._num_items = num_items
 

@@ -13,11 +13,12 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from feature_store.item_changes import KEY, ItemChanges
-from feature_store.store import CommitInfo, FeatureStoreReader
+from feature_store.store import CommitInfo
 from index_refresher.changed_items import ChangedItems
 from index_refresher.embed import F32, I64
 from index_refresher.generation import Generation
 from index_refresher.index import Found, ItemIndex, Mask
+from index_refresher.names import StoreNames
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +48,13 @@ class Delta(NamedTuple):
 class ItemFollower:
     """Keeps one generation's delta up to date with what the reader shows. For one thread at a time."""
 
-    def __init__(self, generation: Generation, reader: FeatureStoreReader, num_threads: int) -> None:
+    def __init__(self, generation: Generation, names: StoreNames, num_threads: int) -> None:
         manifest = generation.manifest
         self._index = generation.item_index
-        self._reader = reader
+        self._reader = names.reader
         self._num_threads = num_threads
         self._items = ChangedItems(
-            generation.towers, generation.model, reader, manifest.popularity_total, manifest.num_items
+            generation.towers, generation.model, names, manifest.popularity_total, manifest.num_items
         )
         self._total = manifest.num_item_changes
         self._commit = 0

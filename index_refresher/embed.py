@@ -26,6 +26,7 @@ from feature_store.errors import StoreError
 from feature_store.item_changes import KEY, ItemChanges
 from feature_store.row_layout import RowLayout
 from feature_store.store import CommitInfo, FeatureStoreReader
+from index_refresher.names import StoreNames
 from stream_trainer.models import frequency
 from stream_trainer.models.factory import make_model, row_layouts
 from stream_trainer.models.loops import pool_values
@@ -76,38 +77,18 @@ class Rows(NamedTuple):
         ).long()
 
 
-class Names:
-    """The IDs of a numbering, by number. Those that came since it was made are read one by one: to read all
-    of them again would keep queries waiting.
-    """
-
-    def __init__(self, reader: FeatureStoreReader, family: str) -> None:
-        self._reader = reader
-        self._family = family
-        self._names = [value for _, value in reader.items(family)]
-
-    def up_to(self, number: int) -> list[bytes]:
-        """Return the IDs by number, up to this one or as many as the reader's view has."""
-        missing = [n.to_bytes(4, "big") for n in range(len(self._names), number + 1)]
-        for name in self._reader.get(self._family, missing):
-            if name is None:
-                break
-            self._names.append(name)
-        return self._names
-
-
 class Scorer:
     """The model of one commit over rows as they are read: what corpus and queries have in common."""
 
-    def __init__(self, towers: bytes, model: str, reader: FeatureStoreReader) -> None:
+    def __init__(self, towers: bytes, model: str, names: StoreNames) -> None:
         stored = json.loads(model)
         self.settings = ModelSettings(**stored["model"])
         self.features = FeatureSettings(**stored["features"])
         self._half_life = float(stored["learning"]["frequency_half_life"])
-        self.reader = reader
+        self.reader = names.reader
         self._seed = int(stored["learning"]["seed"])
         self._layouts = row_layouts(self.settings, self.features, stored["learning"]["rows_optimiser"])
-        self._value_names = Names(reader, "value_number")
+        self._value_names = names.values
         self.model = make_model(self.settings, self.features)
         self.model.load_state_dict(safetensors.torch.load(towers))
         self.model.eval()
@@ -171,7 +152,7 @@ def embed_corpus(reader: FeatureStoreReader, batch_size: int = 8192) -> Embedded
         )
     model = meta[b"config"].decode()
     progress = msgpack.unpackb(meta[b"progress"])
-    scorer = Scorer(towers, model, reader)
+    scorer = Scorer(towers, model, StoreNames(reader))
     ids_of = [value for _, value in reader.items("item_number")]
     places = {
         int.from_bytes(value, "big", signed=True): int.from_bytes(key, "big")
@@ -226,9 +207,9 @@ class QueryEmbedder:
     reader.
     """
 
-    def __init__(self, towers: bytes, model: str, reader: FeatureStoreReader) -> None:
-        self._scorer = Scorer(towers, model, reader)
-        self._item_names = Names(reader, "item_number")
+    def __init__(self, towers: bytes, model: str, names: StoreNames) -> None:
+        self._scorer = Scorer(towers, model, names)
+        self._item_names = names.items
 
     def embed(self, user_ids: Sequence[str]) -> QueryEmbeddings:
         """Embed users as they stand in the reader's commit; unknown users get the embedding of an empty

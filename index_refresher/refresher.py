@@ -22,6 +22,7 @@ from index_refresher.generation import Draft, Popular
 from index_refresher.index import F32, ItemIndex
 from index_refresher.manifest import Manifest, verify
 from index_refresher.metrics import RefresherMetrics
+from index_refresher.names import StoreNames
 from stream_trainer.models.retrieval import each_interest
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def check_queries(corpus: EmbeddedCorpus, reader: FeatureStoreReader) -> F32:
     users = [key.decode() for key, _ in itertools.islice(reader.items("user"), _MAX_CHECK_USERS)]
     if not users:
         return corpus.embeddings_ND[:_MAX_CHECK_USERS]
-    queries = QueryEmbedder(corpus.towers, corpus.model, reader).embed(users)
+    queries = QueryEmbedder(corpus.towers, corpus.model, StoreNames(reader)).embed(users)
     interests_QID = each_interest(queries.embeddings_QD)
     finite_Q = np.isfinite(interests_QID).all((1, 2))
     if not finite_Q.all():

@@ -22,6 +22,7 @@ from index_refresher.embed import QueryEmbedder, QueryEmbeddings
 from index_refresher.generation import Generation
 from index_refresher.index import Found
 from index_refresher.metrics import ServerMetrics
+from index_refresher.names import StoreNames
 from stream_trainer.models.retrieval import each_interest
 
 log = logging.getLogger(__name__)
@@ -86,8 +87,8 @@ class Recommender:
         clock_ms: Callable[[], int],
         exclude_history: bool,
         num_threads: int,
-        make_embedder: Callable[[bytes, str, FeatureStoreReader], Embedder] = QueryEmbedder,
-        make_follower: Callable[[Generation, FeatureStoreReader, int], Follower] = ItemFollower,
+        make_embedder: Callable[[bytes, str, StoreNames], Embedder] = QueryEmbedder,
+        make_follower: Callable[[Generation, StoreNames, int], Follower] = ItemFollower,
     ) -> None:
         self._generations = generations
         self._open_reader = open_reader
@@ -100,7 +101,7 @@ class Recommender:
         self._served: _Served | None = None
         self._why_not = "not looked yet"
         self._reader_lock = threading.Lock()  # guards all below: the reader is for one thread at a time
-        self._reader: FeatureStoreReader | None = None
+        self._names: StoreNames | None = None
         self._commit = CommitInfo()
         self._observed_event_ms = 0
         self._unobserved_event_ms: int | None = None
@@ -163,23 +164,23 @@ class Recommender:
     def close(self) -> None:
         """Release the store's reader."""
         with self._reader_lock:
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
+            if self._names is not None:
+                self._names.reader.close()
+                self._names = None
 
-    def _catch_up(self) -> FeatureStoreReader:
+    def _catch_up(self) -> StoreNames:
         with self._reader_lock:
-            if self._reader is None:
-                self._reader = self._open_reader()
-            commit = self._reader.catch_up()
+            if self._names is None:
+                self._names = StoreNames(self._open_reader())
+            commit = self._names.reader.catch_up()
             if commit != self._commit:
                 self._commit = commit
                 self._metrics.show_commit(commit.number, commit.watermark_ms)
                 if commit.latest_click_ms > self._observed_event_ms:
                     self._observed_event_ms = self._unobserved_event_ms = commit.latest_click_ms
-            return self._reader
+            return self._names
 
-    def _take_current(self, reader: FeatureStoreReader) -> None:
+    def _take_current(self, names: StoreNames) -> None:
         try:
             used = generation.current(self._generations)
             if used is None:
@@ -187,9 +188,9 @@ class Recommender:
                     f"there is no generation in {self._generations} yet; run index-refresher run or once"
                 )
             elif self._served is None or self._served.folder != used.folder:
-                self._swap(used.folder, reader)
+                self._swap(used.folder, names)
         except GenerationError as error:
-            if self._served is not None or not self._take_earlier(reader, error):
+            if self._served is not None or not self._take_earlier(names, error):
                 raise
 
     def _follow_items(self) -> None:
@@ -201,21 +202,22 @@ class Recommender:
             self._served = served._replace(delta=delta)
             self._metrics.show_delta(len(delta.deleted), len(delta.fresh or ()))
 
-    def _take_earlier(self, reader: FeatureStoreReader, damage: GenerationError) -> bool:
+    def _take_earlier(self, names: StoreNames, damage: GenerationError) -> bool:
         for folder in generation.earlier(self._generations):
             try:
-                self._swap(folder, reader)
+                self._swap(folder, names)
             except GenerationError:
                 continue
             log.warning("generation %s stands in for the one in use: %s", folder.name, damage)
             return True
         return False
 
-    def _swap(self, folder: Path, reader: FeatureStoreReader) -> None:
+    def _swap(self, folder: Path, names: StoreNames) -> None:
         loaded = generation.load(folder, self._num_threads)
         with self._reader_lock:
-            embedder = self._make_embedder(loaded.towers, loaded.model, reader)
-            follower = self._make_follower(loaded, reader, self._num_threads)
+            names.check()
+            embedder = self._make_embedder(loaded.towers, loaded.model, names)
+            follower = self._make_follower(loaded, names, self._num_threads)
         delta = follower.follow(self._commit, self._reader_lock) or Delta()
         self._served = _Served(folder, loaded, embedder, follower, delta)
         manifest = loaded.manifest

@@ -20,6 +20,7 @@ from feature_store.errors import DataError
 from feature_store.store import FeatureStoreReader
 from feature_store.store_process import open_store
 from index_refresher.embed import EmbeddedCorpus, QueryEmbedder, embed_corpus
+from index_refresher.names import StoreNames
 from simulators.baselines import F32, Scorer, popularity_scorer, random_scorer
 from simulators.dataset import Dataset, Reviews, TimeSplit, leave_last_out, split_by_time
 from simulators.metrics import Ranks, hit_rate, middle_ranks, mrr, ndcg
@@ -140,7 +141,7 @@ def rank_by_store(store: Path, held: Held) -> Ranked:
     try:
         reader.catch_up()
         corpus = embed_corpus(reader)
-        embedder = QueryEmbedder(corpus.towers, corpus.model, reader)
+        embedder = QueryEmbedder(corpus.towers, corpus.model, StoreNames(reader))
         user_ids = held.test.reviews.user_ids
 
         def model(users: Sequence[int]) -> F32:

@@ -17,6 +17,7 @@ from feature_store.configuration import Configuration
 from feature_store.numbering import Numbering
 from feature_store.store import FAMILIES, FeatureStore, FeatureStoreReader
 from index_refresher.embed import QueryEmbedder, embed_corpus
+from index_refresher.names import StoreNames
 from simulators.metrics import Ranks, middle_ranks
 from stream_trainer.examples import UserOps, fold_users
 from stream_trainer.learner import Learner
@@ -47,7 +48,7 @@ class Generation:
         """
         corpus = embed_corpus(reader)
         self._embeddings_ND = corpus.embeddings_ND
-        self._embedder = QueryEmbedder(corpus.towers, corpus.model, reader)
+        self._embedder = QueryEmbedder(corpus.towers, corpus.model, StoreNames(reader))
         self._place_N = np.full(len(number_of), -1, np.int64)
         self._place_N[[number_of[item_id] for item_id in corpus.item_ids]] = np.arange(len(corpus.item_ids))
 

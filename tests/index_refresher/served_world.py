@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -18,6 +19,7 @@ from index_refresher.embed import QueryEmbeddings
 from index_refresher.generation import Draft, Popular
 from index_refresher.index import ItemIndex
 from index_refresher.metrics import ServerMetrics
+from index_refresher.names import StoreNames
 from index_refresher.serving import Recommender
 
 
@@ -49,9 +51,12 @@ class FakeEmbedder:
     """
 
     history: dict[str, list[str]]
+    given: list[StoreNames]
+    """To all that were made."""
 
-    def __init__(self, towers: bytes, model: str, reader: FakeReader) -> None:
-        self.reader = reader
+    def __init__(self, towers: bytes, model: str, names: StoreNames) -> None:
+        self.given.append(names)
+        self.reader = cast(FakeReader, names.reader)
 
     def embed(self, user_ids: Sequence[str]) -> QueryEmbeddings:
         self.reader.use()
@@ -67,7 +72,7 @@ class FakeFollower:
     delta: Delta | None = None
     on_follow: Callable[[], object] = staticmethod(lambda: None)
 
-    def __init__(self, made: generation.Generation, reader: FakeReader, num_threads: int) -> None:
+    def __init__(self, made: generation.Generation, names: StoreNames, num_threads: int) -> None:
         self.told = False
 
     def follow(self, commit: CommitInfo, reader_lock: threading.Lock) -> Delta | None:
@@ -86,7 +91,7 @@ class World:
         self.registry = CollectorRegistry()
         self.metrics = ServerMetrics(self.registry)
         self.recommender = self.make(exclude_history=True)
-        FakeEmbedder.history = {}
+        FakeEmbedder.history, FakeEmbedder.given = {}, []
 
     def make(self, exclude_history: bool, embedder: type[FakeEmbedder] = FakeEmbedder) -> Recommender:
         return Recommender(

@@ -3,6 +3,7 @@ has had.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from feature_store.errors import GenerationError, StoreError
 from feature_store.store import CommitInfo
 from index_refresher import generation
 from index_refresher.manifest import Manifest
+from index_refresher.names import StoreNames
 from index_refresher.serving import NotReadyError, Recommender
 
 Publish = Callable[..., Manifest]
@@ -108,6 +110,18 @@ def test_a_start_with_damaged_generations_serves_the_newest_whole_one(
     assert world.recommender.recommend(["u"], 1).generation == old
     assert caplog.messages[0].startswith(f"generation {old} stands in for the one in use: ")
     assert f"{bad[1]}/index.faiss is damaged" in caplog.messages[0]
+
+
+def test_generations_share_the_names_that_were_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each looks whether they are still the store's."""
+    num_checks = Counter[StoreNames]()
+    monkeypatch.setattr(StoreNames, "check", lambda names: num_checks.update([names]))
+    world.start({"a": 1.0})
+    for commit in (5, 6):
+        world.publish(commit, {"b": 1.0})
+        world.recommender.reload()
+    (names,) = set(FakeEmbedder.given)
+    assert (len(FakeEmbedder.given), num_checks) == (3, {names: 3})
 
 
 def test_a_rollback_is_followed(world: World) -> None:
