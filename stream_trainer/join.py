@@ -6,7 +6,7 @@ impression never came; and a repeated impression after that waits anew.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
@@ -20,6 +20,7 @@ from stream_trainer.join_entries import EarlyClick, Entry, Origin, Slate, decode
 
 NEVER_MS = 2**62
 """Later than any watermark: closes what waits, whatever it waits for."""
+_NONE: Sequence[Joined] = ()
 _SPARE_HEAP = 1024  # entries of clicks that wait no more, before they are swept out
 
 
@@ -50,6 +51,7 @@ class Joiner:
         self._settings = settings
         self._window_ms = round(settings.attribution_window_seconds * 1000)
         self._at_close = settings.emit == "at_close"
+        self._max_slates = settings.max_waiting_impressions
         self._slates: dict[str, Slate] = {}
         self._slate_line: deque[Slate] = deque()  # those that came in order of time: nearly all
         self._slate_heap: list[tuple[int, int, Slate]] = []  # the others
@@ -71,16 +73,22 @@ class Joiner:
         """Clicks that wait for their impression."""
         return len(self._clicks)
 
-    def impression(self, event: Impression) -> list[Joined]:
+    def impression(self, event: Impression) -> Sequence[Joined]:
         """Let a slate wait for its clicks; return the positives of clicks that came before it."""
-        key = event.impression_id
-        if key in self._slates:
+        key, slates = event.impression_id, self._slates
+        if key in slates:
             self.counts.duplicates += 1
-            return []
+            return _NONE
         sequence = self._sequence = self._sequence + 1
         slate = Slate(key, event.user_id, event.ts_ms, event.items, sequence, {})
-        self._slates[key] = self._changed[sequence] = slate
-        self._line_up(slate)
+        slates[key] = self._changed[sequence] = slate
+        line = self._slate_line
+        if line and slate.ts_ms >= line[-1].ts_ms:  # nearly all; what is first in the line is due before
+            line.append(slate)
+        else:
+            self._line_up(slate)
+        if key not in self._early and len(slates) <= self._max_slates:
+            return _NONE
         positives: list[Joined] = []
         if key in self._early:
             for early in self._early.pop(key).values():
@@ -89,7 +97,7 @@ class Joiner:
                 positives += self._match(slate, click, click.origin.partition, click.origin.offset)
             if len(self._click_heap) > 2 * len(self._clicks) + _SPARE_HEAP:
                 self._rebuild_click_heap()
-        while len(self._slates) > self._settings.max_waiting_impressions:
+        while len(slates) > self._max_slates:
             self.counts.closed_early += 1
             positives += self._close_oldest()
         return positives
@@ -166,13 +174,10 @@ class Joiner:
     def _line_up(self, slate: Slate) -> None:
         """Let a slate wait: a heap of all would take longer than the rest of the join."""
         line = self._slate_line
-        if line and slate.ts_ms >= line[-1].ts_ms:  # what is first in the line is due before
+        if not line or slate.ts_ms >= line[-1].ts_ms:
             line.append(slate)
-            return
-        if line:
-            heappush(self._slate_heap, (slate.ts_ms, slate.sequence, slate))
         else:
-            line.append(slate)
+            heappush(self._slate_heap, (slate.ts_ms, slate.sequence, slate))
         self._wait_from(slate.ts_ms)
 
     def _wait_from(self, ts_ms: int) -> None:

@@ -48,7 +48,7 @@ def standing(place: int) -> tuple[int, int]:
 
 def apply(joiner: Joiner, place: int, step: Step) -> list[Joined]:
     if isinstance(step, Impression):
-        return joiner.impression(step)
+        return list(joiner.impression(step))
     if isinstance(step, Click):
         return joiner.click(step, *standing(place))
     due_ms, waiting = joiner.due_ms, (joiner.num_impressions, joiner.num_clicks)

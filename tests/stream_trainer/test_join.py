@@ -23,7 +23,7 @@ def show(
     joiner: Joiner, name: str = "i", ts_ms: int = 0, items: str = "abc", user: str = "u"
 ) -> list[Joined]:
     event = Impression(impression_id=name, user_id=user, ts_ms=ts_ms, items=list(items))
-    return joiner.impression(event)
+    return list(joiner.impression(event))
 
 
 def click(
