@@ -10,8 +10,10 @@ _FILTER_BITS = 10  # a key: one look in a hundred is for nothing
 _MEMTABLE_FILTER = 0.01  # of the write buffer: some 28 bits for a row of 70 floats
 
 
-def options() -> Options:
-    """Return the options of a database and of each of its column families."""
+def options(keeps_blocks: bool = False) -> Options:
+    """Return the options of a database and of each of its column families. Who has no rows in memory of their
+    own keeps blocks that were read, some MiB a family.
+    """
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.create_missing_column_families(True)
@@ -25,8 +27,9 @@ def options() -> Options:
     options.set_memtable_prefix_bloom_ratio(_MEMTABLE_FILTER)
     blocks = BlockBasedOptions()
     blocks.set_bloom_filter(_FILTER_BITS, block_based=False)
-    # Hot rows stand in the tables' memory. A block serves one of the others and goes: to keep it for a while
-    # takes longer than to ask the system's cache again.
-    blocks.disable_cache()
+    if not keeps_blocks:
+        # The trainer's hot rows stand in its tables. A block serves one of the others and goes: to keep it
+        # for a while takes longer than to ask the system's cache again.
+        blocks.disable_cache()
     options.set_block_based_table_factory(blocks)
     return options

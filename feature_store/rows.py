@@ -103,8 +103,9 @@ class RowTable:
         values[slots >= 0] = self._ints_RW[slots[slots >= 0], span]
         absent = np.flatnonzero(slots < 0)
         rows = at_hand(self._index.stored_keys(_at(keys, absent)))
-        known = np.array([row is not None for row in rows], bool)
-        found = np.frombuffer(b"".join(filter(None, rows)), np.int32)
+        whole = [row if row is not None and len(row) == 4 * self.layout.width else b"" for row in rows]
+        known = np.array([len(row) > 0 for row in whole], bool)
+        found = np.frombuffer(b"".join(whole), np.int32)
         values[absent[known]] = found.reshape(-1, self.layout.width)[:, span]
         return values
 

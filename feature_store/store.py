@@ -67,8 +67,11 @@ class CommitInfo(NamedTuple):
 class _Families:
     """Reading, common to the trainer's store and the readers of other processes."""
 
+    _keeps_blocks = False
+
     def __init__(self, path: Path, access: AccessType) -> None:
-        self._db = Rdict(str(path), options(), {name: options() for name in FAMILIES}, access_type=access)
+        families = {name: options(self._keeps_blocks) for name in FAMILIES}
+        self._db = Rdict(str(path), options(), families, access_type=access)
         self._family = {name: self._db.get_column_family(name) for name in FAMILIES}
 
     def get(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -195,6 +198,8 @@ class FeatureStore(_Families):
 
 class FeatureStoreReader(_Families):
     """A view of the store for other processes: it stands still until `catch_up`. For one thread at a time."""
+
+    _keeps_blocks = True
 
     def __init__(self, path: Path) -> None:
         """Open a view of the store at `path`.

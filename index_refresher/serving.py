@@ -173,6 +173,8 @@ class Recommender:
             if self._names is None:
                 self._names = StoreNames(self._open_reader())
             commit = self._names.reader.catch_up()
+            if commit.number < self._commit.number:  # another store, or an earlier state of this one
+                self._names = StoreNames(self._names.reader)
             if commit != self._commit:
                 self._commit = commit
                 self._metrics.show_commit(commit.number, commit.watermark_ms)

@@ -61,6 +61,11 @@ class EventReader(Protocol):
             OffsetLostError: the log no longer (or not yet) holds an offset; says how many records are lost.
         """
 
+    def take_added(self, topics: Sequence[str]) -> dict[TopicPartition, int]:
+        """Read also the partitions that these topics got since `assign`, each from the first offset that it
+        holds; return those. A cluster may tell of them a minute later, and of none while it does not answer.
+        """
+
     def poll(self, max_records: int, timeout_s: float) -> dict[TopicPartition, list[Record]]:
         """Return what is there, each partition's in offset order; empty after `timeout_s`, never blocks
         longer.

@@ -13,7 +13,7 @@ from pathlib import Path
 from feature_store.errors import LogError, OffsetLostError, TopicRecreatedError
 from stream_trainer.event_log import Record, TopicPartition
 from stream_trainer.file_frames import MAX_RECORD_BYTES, FrameError, decode_records, skip_records
-from stream_trainer.file_segments import partition_folder, segment_offsets, segment_path
+from stream_trainer.file_segments import num_partitions, partition_folder, segment_offsets, segment_path
 
 CHUNK_BYTES = 2 * MAX_RECORD_BYTES
 IDLE_S = 0.005
@@ -48,6 +48,17 @@ class FileReader:
             self._partitions[partition] = kept.get(partition) or _PartitionReader(
                 self._root, partition, offset
             )
+
+    def take_added(self, topics: Sequence[str]) -> dict[TopicPartition, int]:
+        """Read also what these topics got since `assign`."""
+        there = {
+            TopicPartition(topic, n) for topic in topics for n in range(num_partitions(self._root, topic))
+        }
+        added = {}
+        for name in sorted(there - self._partitions.keys()):
+            added[name] = segment_offsets(partition_folder(self._root, name))[0]
+            self._partitions[name] = _PartitionReader(self._root, name, added[name])
+        return added
 
     def poll(self, max_records: int, timeout_s: float) -> dict[TopicPartition, list[Record]]:
         """Return what is there, each partition's in offset order; empty after `timeout_s`.

@@ -12,20 +12,13 @@ from typing import TypeAlias
 
 from feature_store.codec import decode_many
 from feature_store.configuration import Configuration
-from feature_store.errors import (
-    DecodeError,
-    DecodeReason,
-    LogError,
-    OffsetLostError,
-    TopicRecreatedError,
-)
+from feature_store.errors import DecodeError, DecodeReason, OffsetLostError, TopicRecreatedError
 from feature_store.schema import Event
 from stream_trainer.event_log import EventLog, EventWriter, Headers, Record, TopicPartition
 from stream_trainer.merge import Merge
 
 log = logging.getLogger(__name__)
 
-_LOOK_FOR_PARTITIONS_S = 30.0
 _MAX_WAITING = 20_000  # records of one partition that wait in the merge before it is paused
 _POLL_RECORDS = 1_000  # of one partition, often: while it is read nothing of the others is ready
 _MAX_BURIED_BYTES = 900_000  # a record of the log holds 1 MiB, and the headers need room
@@ -67,7 +60,7 @@ class Ingest:
         self._bad: dict[tuple[TopicPartition, int], tuple[Record, DecodeError]] = {}
         self._open: set[TopicPartition] = set()
         self._begun: dict[TopicPartition, int] = {}
-        self._next_look = self._next_count = 0.0
+        self._next_look = 0.0
 
     def start(
         self,
@@ -108,7 +101,6 @@ class Ingest:
         self._bad.clear()
         self._open = set(partitions)
         self._last_seen = dict.fromkeys(partitions, self._now())
-        self._next_count = self._now() + _LOOK_FOR_PARTITIONS_S
         self._settle()
         return ids
 
@@ -219,38 +211,26 @@ class Ingest:
                 self._merge.end(partition)
             self._open -= ended
         else:
-            self._begin_added()
             self._release_idle()
 
     def _begin_added(self) -> None:
-        """Read partitions that the topics got since the start, each from its first record. Other records of
-        their keys may have been read before: a join knows its events by their IDs alone.
+        """Read partitions that the topics got since the start, each from its first record. Records of their
+        keys may have come by others before: the join knows its events by their IDs alone.
         """
-        now = self._now()
-        if now < self._next_count:
-            return
-        self._next_count = now + _LOOK_FOR_PARTITIONS_S
-        try:
-            added = sorted(set(self._log.partitions(list(self._kinds))) - set(self._position))
-            beginning = self._log.beginning_offsets(added) if added else {}
-        except LogError as error:  # what is read already comes on, or the reader will say why not
-            log.warning("could not look for new partitions: %s", error)
-            return
+        added = self._reader.take_added(list(self._kinds))
         if added:
-            names = ", ".join(f"{p.topic}[{p.partition}]@{offset}" for p, offset in beginning.items())
+            names = ", ".join(f"{p.topic}[{p.partition}]@{offset}" for p, offset in sorted(added.items()))
             log.warning("new partitions, read from their first record: %s", names)
-            self._begun |= beginning
-            self._position |= beginning
-            self._reader.assign(self._position)
-            self._paused.clear()
+            self._begun |= added
+            self._position |= added
             self._merge.add(added)
             self._open.update(added)
-            self._last_seen |= dict.fromkeys(added, now)
-            self._ends = self._reader.end_offsets()
+            self._last_seen |= dict.fromkeys(added, self._now())
 
     def _release_idle(self) -> None:
         now, timeout = self._now(), self._config.join.idle_timeout_seconds
         if now >= self._next_look:
+            self._begin_added()
             self._ends = self._reader.end_offsets()
             self._next_look = now + timeout
         for partition in sorted(self._open):

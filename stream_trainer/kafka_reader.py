@@ -7,7 +7,7 @@ half a second for new records. Never commits or moves an offset by itself.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, OffsetAndMetadata  # type: ignore[import-untyped]
@@ -15,6 +15,7 @@ from kafka import TopicPartition as KafkaPartition
 from kafka.errors import (  # type: ignore[import-untyped]
     CorruptRecordError,
     KafkaError,
+    LeaderNotAvailableError,
     LogTruncationError,
     OffsetOutOfRangeError,
 )
@@ -27,6 +28,7 @@ from stream_trainer.kafka_client import connect, kafka_errors
 log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_MS = 2000
+_LOOK_AGAIN_MS = 60_000
 
 
 class KafkaReader:
@@ -41,6 +43,7 @@ class KafkaReader:
             auto_offset_reset="none",
             check_crcs=True,
             isolation_level="read_committed",  # what a producer took back did not happen
+            metadata_max_age_ms=_LOOK_AGAIN_MS,
         )
         self._side: Any = connect(
             KafkaConsumer,
@@ -64,10 +67,8 @@ class KafkaReader:
         """
         names = [KafkaPartition(*partition) for partition in sorted(offsets)]
         with kafka_errors(f"asking for the offsets of {len(names)} partitions"):
-            for client in (self._consumer, self._side):
-                _look_again_for(names, client)
-            firsts = self._consumer.beginning_offsets(names)
-            ends = self._consumer.end_offsets(names)
+            firsts = _offsets(self._consumer.beginning_offsets, names)
+            ends = _offsets(self._consumer.end_offsets, names)
         for name in names:
             if not firsts[name] <= offsets[name] <= ends[name]:
                 raise _lost(name, offsets[name], firsts[name], ends[name])
@@ -76,6 +77,28 @@ class KafkaReader:
             self._consumer.seek(name, offsets[name])
         self._paused.clear()
         self._ends = {TopicPartition(*name): ends[name] for name in names}
+
+    def take_added(self, topics: Sequence[str]) -> dict[TopicPartition, int]:
+        """Read also what these topics got since `assign`, as far as the client has heard of it: it looks by
+        itself, every minute.
+        """
+        numbers = (
+            (topic, number) for topic in topics for number in self._consumer.partitions_for_topic(topic)
+        )
+        added = sorted(KafkaPartition(*name) for name in set(numbers) - self._ends.keys())
+        if not added:
+            return {}
+        try:
+            firsts = _offsets(self._consumer.beginning_offsets, added, timeout_ms=ANSWER_TIMEOUT_MS)
+        except KafkaError as error:
+            log.warning("new partitions are read later, Kafka does not say where they begin: %s", error)
+            return {}
+        begun = {TopicPartition(*name): firsts[name] for name in added}
+        self._ends |= begun
+        self._assign_unpaused()
+        for name in added:
+            self._consumer.seek(name, firsts[name])
+        return begun
 
     def poll(self, max_records: int, timeout_s: float) -> dict[TopicPartition, list[Record]]:
         """Return what is there, each partition's in offset order; empty after `timeout_s`.
@@ -119,7 +142,7 @@ class KafkaReader:
         names = [KafkaPartition(*partition) for partition in self._ends]
         if names:
             try:
-                ends = self._side.end_offsets(names, timeout_ms=ANSWER_TIMEOUT_MS)
+                ends = _offsets(self._side.end_offsets, names, timeout_ms=ANSWER_TIMEOUT_MS)
                 self._ends = {TopicPartition(*name): ends[name] for name in names}
             except KafkaError as error:
                 log.warning("no end offsets from Kafka, keeping the last known: %s", error)
@@ -191,12 +214,14 @@ def _log_refusal(_offsets: object, answer: object) -> None:
         log.warning("progress was not reported to Kafka: %s", answer)
 
 
-def _look_again_for(names: list[KafkaPartition], client: Any) -> None:
-    """Let a client hear of partitions that were added since it looked: of one that it does not know it gives
-    no offset, nor an error that says so.
-    """
-    if any(name.partition not in client.partitions_for_topic(name.topic) for name in names):
-        client.topics()
+def _offsets(
+    ask: Callable[..., dict[KafkaPartition, int]], names: list[KafkaPartition], **options: int
+) -> dict[KafkaPartition, int]:
+    """Return what the client answers: nothing of a partition without a leader, if others have one."""
+    try:
+        return ask(names, **options)
+    except KeyError as error:
+        raise LeaderNotAvailableError(f"{error} has no leader") from None
 
 
 def _lost(name: KafkaPartition, offset: int, first: int, end: int) -> OffsetLostError:

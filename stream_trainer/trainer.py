@@ -109,7 +109,7 @@ class Trainer:
         started_at_s = time.time()
         state, at_end = self.state, False
         batch_size = self._config.learning.batch_size
-        num_ahead = 3 * batch_size
+        num_ahead = (3 if state.widths.history else 2) * batch_size
         most_ahead = max(num_ahead, min(_BATCHES_AHEAD * batch_size, _MOST_AHEAD))
         state.topic_ids = self._feed.start(state.position())
         self.session.learn_what_is_full()
@@ -117,7 +117,7 @@ class Trainer:
             chunk = None if at_end else self._receive_some(most_ahead)
             if chunk is not None:
                 at_end = chunk.at_end
-            # What is known of the next two batches is read ahead, so facts wait for others; but only for
+            # What is known of the next batch, or two, is read ahead, so facts wait for others; but only for
             # those that are in the log already, and not where hardly any come.
             waits = chunk is not None and bool(chunk.facts) and chunk.lag_records > 0 and not at_end
             self._apply(stop, num_ahead if waits else 1)

@@ -1,5 +1,6 @@
 """Partitions that topics get while they are read, over the embedded log and a real Kafka broker."""
 
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -8,18 +9,21 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient
+from kafka.errors import KafkaTimeoutError
 
 from feature_store.codec import encode
 from feature_store.configuration import Configuration, LogSettings, TopicSettings
-from feature_store.errors import LogError
 from feature_store.schema import Click, ItemFeatures
+from stream_trainer import ingest as ingest_module
+from stream_trainer.chunk import Marks, Place, Position
 from stream_trainer.event_log import EventLog, TopicPartition
+from stream_trainer.feed import LocalFeed
 from stream_trainer.file_segments import segment_path, topic_folder
 from stream_trainer.ingest import Ingest, Merged
 from stream_trainer.open_log import open_log
 from stream_trainer.topics import create_topics
 
-LONG_S = 60.0
+CONFIG = Configuration()
 
 
 class Clock:
@@ -35,7 +39,9 @@ class Clock:
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Configuration:
     log = LogSettings(kind="file", path=tmp_path / "log")
     if request.param == "kafka":
-        log = LogSettings(kind="kafka", bootstrap_servers=request.getfixturevalue("kafka_bootstrap"))
+        address = request.getfixturevalue("kafka_bootstrap")
+        client = {"metadata_max_age_ms": 500}  # how often it looks for partitions
+        log = LogSettings(kind="kafka", bootstrap_servers=address, client=client)
     prefix = uuid.uuid4().hex[:8]
     topics = TopicSettings(**{name: f"{prefix}-{name}" for name in TopicSettings.model_fields})
     return Configuration(log=log, topics=topics)
@@ -81,14 +87,23 @@ def send_items(log: EventLog, topic: str, num: int, start_ms: int) -> None:
 
 
 def read(live: Ingest, clock: Clock, num: int) -> list[Merged]:
-    """Read so many, and what else comes, while time passes."""
+    """Read so many and what else comes, for some seconds at most."""
     events: list[Merged] = []
-    for _ in range(200):
+    for _ in range(50):
         events += live.next_events(1000, 0.1)
         if len(events) >= num:
             break
         clock.now_s += 1
     return events
+
+
+def await_partition(live: Ingest, topic: str) -> None:
+    """Wait until Kafka's client has heard of a second partition; a folder tells at once."""
+    consumer = getattr(live._reader, "_consumer", None)
+    deadline_s = time.monotonic() + 20
+    while consumer is not None and len(consumer.partitions_for_topic(topic)) < 2:
+        assert time.monotonic() < deadline_s
+        live._reader.poll(1, 0.1)
 
 
 def test_they_are_read_from_their_first_record(
@@ -114,9 +129,10 @@ def test_the_others_wait_for_them_as_for_each_other(
 ) -> None:
     """What comes at once into an old partition and a new one is in order of event time."""
     live.start({}, {}, {})
+    live.take_begun()
     add_partition(config.topics.clicks)
-    clock.now_s += LONG_S
-    live.next_events(10, 0)
+    read(live, clock, 1)
+    assert live.take_begun()
     with closing(log.writer()) as writer:
         for n in range(40):
             click = Click(impression_id=str(n), user_id=f"user {n}", item_id="a", ts_ms=1000 - n // 20)
@@ -126,7 +142,48 @@ def test_the_others_wait_for_them_as_for_each_other(
     assert places == sorted(places)
 
 
-def test_a_log_that_does_not_answer_is_asked_again(
+def test_a_full_partition_stays_paused(
+    config: Configuration,
+    log: EventLog,
+    live: Ingest,
+    clock: Clock,
+    add_partition: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What waits for a silent partition is bounded, also when another one is added meanwhile."""
+    monkeypatch.setattr(ingest_module, "_MAX_WAITING", 10)
+    monkeypatch.setattr(ingest_module, "_POLL_RECORDS", 5)
+    send_items(log, config.topics.items, 100, start_ms=1)
+    live.start({}, {}, {})
+    for _ in range(20):
+        assert live.next_events(1000, 0.1) == []
+    add_partition(config.topics.users)
+    await_partition(live, config.topics.users)
+    clock.now_s = CONFIG.join.idle_timeout_seconds  # the others are waited for no more, the new one is
+    for _ in range(20):
+        assert live.next_events(1000, 0.1) == []
+    assert TopicPartition(config.topics.users, 1) in live.take_begun()
+    assert live.lag_records == 100
+    assert len(live._merge) < 20
+    events = read(live, clock, 100)
+    assert [offset for _, _, offset, _ in events] == list(range(100))
+
+
+def test_a_commit_says_where_they_begin_before_anything_comes(
+    config: Configuration, log: EventLog, clock: Clock, add_partition: Callable[[str], None]
+) -> None:
+    topic = config.topics.items
+    with closing(LocalFeed(config, open_log(config.log), until_end=False, now=clock)) as feed:
+        feed.start(Position([], {}, Marks(), []))
+        places = [Place(topic, 0, 0, 0), *feed.next_chunk(0).places]
+        add_partition(topic)
+        for _ in range(100):
+            clock.now_s += 1
+            places += feed.next_chunk(0.1).places
+        assert places.count(Place(topic, 1, 0, 0)) == 1
+
+
+def test_kafka_is_asked_again_where_they_begin(
     config: Configuration,
     log: EventLog,
     live: Ingest,
@@ -135,18 +192,23 @@ def test_a_log_that_does_not_answer_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fail(topics: object) -> list[TopicPartition]:
-        raise LogError("no broker")
+    """While it does not answer, or has no leader for them."""
+    if config.log.kind == "file":
+        pytest.skip("a folder always answers")
+    errors = iter([KafkaTimeoutError(), KeyError("a partition")])
+    consumer = live._reader._consumer  # type: ignore[attr-defined]
+    ask = consumer.beginning_offsets
+
+    def answer(*args: object, **options: object) -> object:
+        for error in errors:
+            raise error
+        return ask(*args, **options)
 
     live.start({}, {}, {})
     live.take_begun()
+    monkeypatch.setattr(consumer, "beginning_offsets", answer)
     add_partition(config.topics.users)
-    with monkeypatch.context() as broken:
-        broken.setattr(log, "partitions", fail)
-        clock.now_s += LONG_S
-        live.next_events(10, 0)
-    assert "no broker" in caplog.text
-    assert live.take_begun() == {}
-    clock.now_s += LONG_S
-    live.next_events(10, 0)
+    read(live, clock, 1)
     assert live.take_begun() == {TopicPartition(config.topics.users, 1): 0}
+    assert caplog.text.count("does not say where they begin") == 2
+    assert "has no leader" in caplog.text

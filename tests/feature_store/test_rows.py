@@ -215,8 +215,9 @@ def test_peeking_shows_rows_in_memory_and_those_at_hand_and_brings_none_in() -> 
     table.write(table.slots(["here"]), {"code": np.array([[7, 8]], np.int32)})
     row = LAYOUT.new_rows(0, [b"early"])[0]
     row[LAYOUT.span("code")].view(np.int32)[:] = [5, 6]
-    codes = table.peek(["early", "here", "nobody"], "code", lambda _: [row.tobytes(), None])
-    assert codes.tolist() == [[5, 6], [7, 8], [-1, -1]]
+    damaged = row.tobytes()[:-4]  # refused when it is to be learned
+    codes = table.peek(["early", "here", "nobody", "d"], "code", lambda _: [row.tobytes(), None, damaged])
+    assert codes.tolist() == [[5, 6], [7, 8], [-1, -1], [-1, -1]]
     assert (table.num_resident, stored.asked) == (1, [[b"here"]])
 
 

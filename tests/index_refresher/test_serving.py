@@ -122,6 +122,11 @@ def test_generations_share_the_names_that_were_read(world: World, monkeypatch: p
         world.recommender.reload()
     (names,) = set(FakeEmbedder.given)
     assert (len(FakeEmbedder.given), num_checks) == (3, {names: 3})
+    assert world.reader is not None
+    world.reader.commit = CommitInfo(3)  # a backup was put in the store's place
+    world.publish(3, {"c": 1.0})
+    world.recommender.reload()
+    assert FakeEmbedder.given[-1] is not names
 
 
 def test_a_rollback_is_followed(world: World) -> None:

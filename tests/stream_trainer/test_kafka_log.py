@@ -6,7 +6,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -128,6 +128,29 @@ def test_progress_is_there_for_operators(kafka_bootstrap: str) -> None:
     assert committed[KafkaPartition(topic, 0)].offset == 2
 
 
+def test_a_partition_without_a_leader_keeps_its_last_known_end(
+    kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of such a one the client gives nothing, and then looks for it in what it gave."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError(KafkaPartition("leaderless", 0))
+
+    log, here = KafkaEventLog(settings(kafka_bootstrap)), TopicPartition("leaderless", 0)
+    log.create_topics({"leaderless": 1})
+    append(log, "leaderless", b"x")
+    with closing(log.reader()) as reader:
+        reader.assign({here: 0})
+        with monkeypatch.context() as broken:
+            broken.setattr(reader._side, "end_offsets", fail)
+            assert reader.end_offsets() == {here: 1}
+            broken.setattr(reader._consumer, "end_offsets", fail)
+            with pytest.raises(LogError, match="no leader"):
+                reader.assign({here: 0})
+        append(log, "leaderless", b"y")
+        assert reader.end_offsets() == {here: 2}
+
+
 def flip_a_bit_of(segment: Path, needle: bytes) -> None:
     content = bytearray(segment.read_bytes())
     content[content.index(needle)] ^= 1
@@ -148,6 +171,7 @@ def test_an_outage_is_waited_out_and_damage_stops_the_reader(
     assert poll(reader, 10, 0.5) == []
     assert time.monotonic() - started_s < 1.5
     assert reader.end_offsets() == {CLICKS: 1}
+    assert reader.take_added(["clicks"]) == {}
     reader.report_progress({CLICKS: 1})
     with kafka_broker(tmp_path, port=int(address.split(":")[1])):
         append(log, "clicks", b"after", b"needle", b"last")

@@ -57,6 +57,18 @@ def test_an_idle_partition_that_gets_records_again_holds_back_again() -> None:
     assert items(merge) == ["b4", "a5"]  # and now A is empty
 
 
+def test_an_added_partition_holds_back_the_rest_and_takes_its_turn_among_equals() -> None:
+    merge = Merge[str]([A, C])
+    merge.push(A, [1, 7], ["a1", "a7"])
+    merge.push(C, [7, 8], ["c7", "c8"])
+    merge.add([B])
+    assert items(merge) == []
+    merge.push(B, [7, 9], ["b7", "b9"])
+    for partition in (A, B, C):
+        merge.end(partition)
+    assert items(merge) == ["a1", "a7", "b7", "c7", "c8", "b9"]
+
+
 def test_what_was_ready_comes_before_what_an_idle_partition_gets_later() -> None:
     """Its place depends on when its records come; the input side polls when nothing is ready."""
     merge = Merge[str]([A, B])
