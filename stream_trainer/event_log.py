@@ -63,7 +63,10 @@ class EventReader(Protocol):
 
     def take_added(self, topics: Sequence[str]) -> dict[TopicPartition, int]:
         """Read also the partitions that these topics got since `assign`, each from the first offset that it
-        holds; return those. A cluster may tell of them a minute later, and of none while it does not answer.
+        holds; return those. A cluster may tell of them a minute later.
+
+        Raises:
+            LogError: the log does not say; nothing has changed.
         """
 
     def poll(self, max_records: int, timeout_s: float) -> dict[TopicPartition, list[Record]]:

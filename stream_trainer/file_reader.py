@@ -54,10 +54,11 @@ class FileReader:
         there = {
             TopicPartition(topic, n) for topic in topics for n in range(num_partitions(self._root, topic))
         }
-        added = {}
-        for name in sorted(there - self._partitions.keys()):
-            added[name] = segment_offsets(partition_folder(self._root, name))[0]
-            self._partitions[name] = _PartitionReader(self._root, name, added[name])
+        added = {
+            name: segment_offsets(partition_folder(self._root, name))[0]
+            for name in there - self._partitions.keys()
+        }
+        self._partitions |= {name: _PartitionReader(self._root, name, added[name]) for name in sorted(added)}
         return added
 
     def poll(self, max_records: int, timeout_s: float) -> dict[TopicPartition, list[Record]]:

@@ -12,13 +12,20 @@ from typing import TypeAlias
 
 from feature_store.codec import decode_many
 from feature_store.configuration import Configuration
-from feature_store.errors import DecodeError, DecodeReason, OffsetLostError, TopicRecreatedError
+from feature_store.errors import (
+    DecodeError,
+    DecodeReason,
+    LogError,
+    OffsetLostError,
+    TopicRecreatedError,
+)
 from feature_store.schema import Event
 from stream_trainer.event_log import EventLog, EventWriter, Headers, Record, TopicPartition
 from stream_trainer.merge import Merge
 
 log = logging.getLogger(__name__)
 
+_LOOK_FOR_PARTITIONS_S = 30.0
 _MAX_WAITING = 20_000  # records of one partition that wait in the merge before it is paused
 _POLL_RECORDS = 1_000  # of one partition, often: while it is read nothing of the others is ready
 _MAX_BURIED_BYTES = 900_000  # a record of the log holds 1 MiB, and the headers need room
@@ -60,7 +67,7 @@ class Ingest:
         self._bad: dict[tuple[TopicPartition, int], tuple[Record, DecodeError]] = {}
         self._open: set[TopicPartition] = set()
         self._begun: dict[TopicPartition, int] = {}
-        self._next_look = 0.0
+        self._next_look = self._next_count = 0.0
 
     def start(
         self,
@@ -217,7 +224,14 @@ class Ingest:
         """Read partitions that the topics got since the start, each from its first record. Records of their
         keys may have come by others before: the join knows its events by their IDs alone.
         """
-        added = self._reader.take_added(list(self._kinds))
+        if self._now() < self._next_count:
+            return
+        try:
+            added = self._reader.take_added(list(self._kinds))
+        except LogError as error:  # what is read already comes on, or the reader will say why not
+            log.warning("new partitions are looked for later: %s", error)
+            added = {}
+        self._next_count = self._now() + _LOOK_FOR_PARTITIONS_S
         if added:
             names = ", ".join(f"{p.topic}[{p.partition}]@{offset}" for p, offset in sorted(added.items()))
             log.warning("new partitions, read from their first record: %s", names)
@@ -232,7 +246,7 @@ class Ingest:
         if now >= self._next_look:
             self._begin_added()
             self._ends = self._reader.end_offsets()
-            self._next_look = now + timeout
+            self._next_look = self._now() + timeout
         for partition in sorted(self._open):
             silent = now - self._last_seen[partition] >= timeout
             if (

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_MS = 2000
 _LOOK_AGAIN_MS = 60_000
+_ASK_AGAIN_S, _PATIENCE_S, _PATIENCE_AT_START_S = 0.1, 0.5, 20.0
 
 
 class KafkaReader:
@@ -67,8 +68,8 @@ class KafkaReader:
         """
         names = [KafkaPartition(*partition) for partition in sorted(offsets)]
         with kafka_errors(f"asking for the offsets of {len(names)} partitions"):
-            firsts = _offsets(self._consumer.beginning_offsets, names)
-            ends = _offsets(self._consumer.end_offsets, names)
+            firsts = _offsets(self._consumer.beginning_offsets, names, _PATIENCE_AT_START_S)
+            ends = _offsets(self._consumer.end_offsets, names, _PATIENCE_AT_START_S)
         for name in names:
             if not firsts[name] <= offsets[name] <= ends[name]:
                 raise _lost(name, offsets[name], firsts[name], ends[name])
@@ -81,18 +82,16 @@ class KafkaReader:
     def take_added(self, topics: Sequence[str]) -> dict[TopicPartition, int]:
         """Read also what these topics got since `assign`, as far as the client has heard of it: it looks by
         itself, every minute.
+
+        Raises:
+            LogError: the cluster does not say where they begin; nothing has changed.
         """
-        numbers = (
-            (topic, number) for topic in topics for number in self._consumer.partitions_for_topic(topic)
-        )
-        added = sorted(KafkaPartition(*name) for name in set(numbers) - self._ends.keys())
-        if not added:
-            return {}
-        try:
-            firsts = _offsets(self._consumer.beginning_offsets, added, timeout_ms=ANSWER_TIMEOUT_MS)
-        except KafkaError as error:
-            log.warning("new partitions are read later, Kafka does not say where they begin: %s", error)
-            return {}
+        with kafka_errors("asking for new partitions"):
+            there = ((topic, n) for topic in topics for n in self._consumer.partitions_for_topic(topic))
+            added = sorted(KafkaPartition(*name) for name in set(there) - self._ends.keys())
+            if not added:
+                return {}
+            firsts = _offsets(self._consumer.beginning_offsets, added, _PATIENCE_S, ANSWER_TIMEOUT_MS)
         begun = {TopicPartition(*name): firsts[name] for name in added}
         self._ends |= begun
         self._assign_unpaused()
@@ -142,7 +141,7 @@ class KafkaReader:
         names = [KafkaPartition(*partition) for partition in self._ends]
         if names:
             try:
-                ends = _offsets(self._side.end_offsets, names, timeout_ms=ANSWER_TIMEOUT_MS)
+                ends = _offsets(self._side.end_offsets, names, _PATIENCE_S, ANSWER_TIMEOUT_MS)
                 self._ends = {TopicPartition(*name): ends[name] for name in names}
             except KafkaError as error:
                 log.warning("no end offsets from Kafka, keeping the last known: %s", error)
@@ -215,13 +214,22 @@ def _log_refusal(_offsets: object, answer: object) -> None:
 
 
 def _offsets(
-    ask: Callable[..., dict[KafkaPartition, int]], names: list[KafkaPartition], **options: int
+    ask: Callable[..., dict[KafkaPartition, int]],
+    names: list[KafkaPartition],
+    patience_s: float,
+    timeout_ms: int | None = None,
 ) -> dict[KafkaPartition, int]:
-    """Return what the client answers: nothing of a partition without a leader, if others have one."""
-    try:
-        return ask(names, **options)
-    except KeyError as error:
-        raise LeaderNotAvailableError(f"{error} has no leader") from None
+    """Return what the client answers. Of a partition that it does not know yet, or that has no leader, it
+    gives nothing if it has others, but looks at the cluster again: so ask again for a while.
+    """
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        try:
+            return ask(names, timeout_ms=timeout_ms)
+        except KeyError as error:
+            if time.monotonic() > deadline_s:
+                raise LeaderNotAvailableError(f"{error} is not known yet, or has no leader") from None
+        time.sleep(_ASK_AGAIN_S)
 
 
 def _lost(name: KafkaPartition, offset: int, first: int, end: int) -> OffsetLostError:

@@ -19,7 +19,7 @@ _LOGITS_AT_ONCE = 1 << 17  # half a MiB
 
 def bce_loss(logits_BJ: Tensor) -> Tensor:
     """Return loss_p of the paper: the mean binary cross-entropy over all pairs that count (those not at minus
-    infinity), column 0 being the positive.
+    infinity), column 0 being the positive. In float32 alone.
 
     >>> round(float(bce_loss(torch.tensor([[0.0, 0.0, -torch.inf]]))), 4)
     0.6931
@@ -71,14 +71,16 @@ class _BinaryCrossEntropy(_LossWithGradient):
         num_pairs = int(np.count_nonzero(logits_BJ.detach().numpy() != -np.inf))
         gradient_BJ, losses_B = torch.empty_like(logits_BJ), F.softplus(-logits_BJ[:, 0])
         gradient_BJ[:, 0] = -torch.sigmoid(-logits_BJ[:, 0]) / num_pairs
-        _add_negatives(array(logits_BJ), np.float32(1 / num_pairs), gradient_BJ.numpy(), losses_B.numpy())
+        scale = np.float32(1 / num_pairs if num_pairs else np.nan)
+        _add_negatives(array(logits_BJ), scale, gradient_BJ.numpy(), losses_B.numpy())
         ctx.gradient_BJ = gradient_BJ
         return losses_B.sum() / num_pairs
 
 
 @compiled_parallel
 def _add_negatives(logits_BJ: F32, scale: np.float32, gradient_BJ: F32, losses_B: F32) -> None:
-    """Add up log(1 + exp x) of all columns but the first, and write the gradients scale × sigmoid x, to 1e-7.
+    """Add up log(1 + exp x) of all columns but the first, each to 1e-7, and write the gradients
+    scale × sigmoid x.
 
     With e = exp −|x| the loss is max(x, 0) + log(1 + e), and sigmoid x is 1 / (1 + e), or e / (1 + e) below
     zero. e is a power of 2 times the series of exp for half an octave on either side; log(1 + e) is the

@@ -15,6 +15,7 @@ from feature_store.codec import encode
 from feature_store.configuration import Configuration, LogSettings, TopicSettings
 from feature_store.schema import Click, ItemFeatures
 from stream_trainer import ingest as ingest_module
+from stream_trainer import kafka_reader
 from stream_trainer.chunk import Marks, Place, Position
 from stream_trainer.event_log import EventLog, TopicPartition
 from stream_trainer.feed import LocalFeed
@@ -22,8 +23,6 @@ from stream_trainer.file_segments import segment_path, topic_folder
 from stream_trainer.ingest import Ingest, Merged
 from stream_trainer.open_log import open_log
 from stream_trainer.topics import create_topics
-
-CONFIG = Configuration()
 
 
 class Clock:
@@ -87,12 +86,11 @@ def send_items(log: EventLog, topic: str, num: int, start_ms: int) -> None:
 
 
 def read(live: Ingest, clock: Clock, num: int) -> list[Merged]:
-    """Read so many and what else comes, for some seconds at most."""
+    """Read so many and what else comes, for twenty seconds at most."""
     events: list[Merged] = []
-    for _ in range(50):
+    deadline_s = time.monotonic() + 20
+    while len(events) < num and time.monotonic() < deadline_s:
         events += live.next_events(1000, 0.1)
-        if len(events) >= num:
-            break
         clock.now_s += 1
     return events
 
@@ -103,7 +101,17 @@ def await_partition(live: Ingest, topic: str) -> None:
     deadline_s = time.monotonic() + 20
     while consumer is not None and len(consumer.partitions_for_topic(topic)) < 2:
         assert time.monotonic() < deadline_s
-        live._reader.poll(1, 0.1)
+        assert not live._reader.poll(1, 0.1)
+
+
+def await_begun(live: Ingest, clock: Clock) -> dict[TopicPartition, int]:
+    """Return what is begun next."""
+    deadline_s = time.monotonic() + 20
+    while not (begun := live.take_begun()):
+        assert time.monotonic() < deadline_s
+        live.next_events(10, 0.1)
+        clock.now_s += 1
+    return begun
 
 
 def test_they_are_read_from_their_first_record(
@@ -131,8 +139,7 @@ def test_the_others_wait_for_them_as_for_each_other(
     live.start({}, {}, {})
     live.take_begun()
     add_partition(config.topics.clicks)
-    read(live, clock, 1)
-    assert live.take_begun()
+    await_begun(live, clock)
     with closing(log.writer()) as writer:
         for n in range(40):
             click = Click(impression_id=str(n), user_id=f"user {n}", item_id="a", ts_ms=1000 - n // 20)
@@ -159,7 +166,7 @@ def test_a_full_partition_stays_paused(
         assert live.next_events(1000, 0.1) == []
     add_partition(config.topics.users)
     await_partition(live, config.topics.users)
-    clock.now_s = CONFIG.join.idle_timeout_seconds  # the others are waited for no more, the new one is
+    clock.now_s = 40.0  # the others are waited for no more, the new one is
     for _ in range(20):
         assert live.next_events(1000, 0.1) == []
     assert TopicPartition(config.topics.users, 1) in live.take_begun()
@@ -183,6 +190,7 @@ def test_a_commit_says_where_they_begin_before_anything_comes(
         assert places.count(Place(topic, 1, 0, 0)) == 1
 
 
+@pytest.mark.parametrize("config", ["kafka"], indirect=True)  # a folder always answers
 def test_kafka_is_asked_again_where_they_begin(
     config: Configuration,
     log: EventLog,
@@ -193,8 +201,6 @@ def test_kafka_is_asked_again_where_they_begin(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """While it does not answer, or has no leader for them."""
-    if config.log.kind == "file":
-        pytest.skip("a folder always answers")
     errors = iter([KafkaTimeoutError(), KeyError("a partition")])
     consumer = live._reader._consumer  # type: ignore[attr-defined]
     ask = consumer.beginning_offsets
@@ -207,8 +213,24 @@ def test_kafka_is_asked_again_where_they_begin(
     live.start({}, {}, {})
     live.take_begun()
     monkeypatch.setattr(consumer, "beginning_offsets", answer)
+    monkeypatch.setattr(kafka_reader, "_PATIENCE_S", 0.0)
     add_partition(config.topics.users)
-    read(live, clock, 1)
-    assert live.take_begun() == {TopicPartition(config.topics.users, 1): 0}
-    assert caplog.text.count("does not say where they begin") == 2
+    assert await_begun(live, clock) == {TopicPartition(config.topics.users, 1): 0}
+    assert caplog.text.count("new partitions are looked for later") == 2
     assert "has no leader" in caplog.text
+
+
+@pytest.mark.parametrize("config", ["file"], indirect=True)
+def test_a_folder_that_is_being_made_is_looked_at_again(
+    config: Configuration, log: EventLog, live: Ingest, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    live.start({}, {}, {})
+    live.take_begun()
+    made = topic_folder(config.log.path, config.topics.users) / "1"
+    made.mkdir()
+    for _ in range(100):
+        live.next_events(10, 0)
+        clock.now_s += 1
+    assert caplog.text.count("new partitions are looked for later") == 3
+    segment_path(made, 0).touch()
+    assert await_begun(live, clock) == {TopicPartition(config.topics.users, 1): 0}

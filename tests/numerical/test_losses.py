@@ -84,6 +84,10 @@ def test_bce_of_many_pairs_is_that_of_double_precision(num_negatives: int) -> No
     assert float(bce_loss(torch.from_numpy(logits))) == pytest.approx(expected, rel=1e-6)
 
 
+def test_bce_of_no_pair_at_all_is_no_number() -> None:
+    assert not math.isfinite(float(bce_loss(torch.full((2, 3), -torch.inf))))
+
+
 @pytest.mark.parametrize("loss", [bce_loss, sampled_softmax_loss])
 @pytest.mark.parametrize("num_more", [0, 9])
 def test_what_is_no_number_is_seen(loss: object, num_more: int) -> None:

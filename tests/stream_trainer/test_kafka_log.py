@@ -18,6 +18,7 @@ from feature_store.codec import encode
 from feature_store.configuration import Configuration, LogSettings, TopicSettings
 from feature_store.errors import LogError, OffsetLostError, SettingsError
 from feature_store.schema import ItemFeatures
+from stream_trainer import kafka_reader
 from stream_trainer.event_log import Record, TopicPartition
 from stream_trainer.ingest import Ingest
 from stream_trainer.kafka_log import KafkaEventLog
@@ -136,6 +137,7 @@ def test_a_partition_without_a_leader_keeps_its_last_known_end(
     def fail(*_: object, **__: object) -> None:
         raise KeyError(KafkaPartition("leaderless", 0))
 
+    monkeypatch.setattr(kafka_reader, "_PATIENCE_AT_START_S", 0.3)
     log, here = KafkaEventLog(settings(kafka_bootstrap)), TopicPartition("leaderless", 0)
     log.create_topics({"leaderless": 1})
     append(log, "leaderless", b"x")
@@ -149,6 +151,7 @@ def test_a_partition_without_a_leader_keeps_its_last_known_end(
                 reader.assign({here: 0})
         append(log, "leaderless", b"y")
         assert reader.end_offsets() == {here: 2}
+        assert reader._consumer.config["metadata_max_age_ms"] == 60_000
 
 
 def flip_a_bit_of(segment: Path, needle: bytes) -> None:
