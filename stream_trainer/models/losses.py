@@ -3,7 +3,6 @@
 Legend: B positives, J candidates of each (column 0 is the positive), D width.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from feature_store.compiled import compiled
 from stream_trainer.models.loops import F32, array
 from stream_trainer.models.parallel import compiled_parallel, prange
-
-_LOGITS_AT_ONCE = 1 << 17  # half a MiB
 
 
 def bce_loss(logits_BJ: Tensor) -> Tensor:
@@ -30,7 +28,7 @@ def bce_loss(logits_BJ: Tensor) -> Tensor:
 
 def sampled_softmax_loss(logits_BJ: Tensor) -> Tensor:
     """Return the mean cross-entropy of the positive (column 0) among its candidates; those at minus infinity
-    do not count.
+    do not count. In float32 alone.
 
     >>> round(float(sampled_softmax_loss(torch.tensor([[0.0, 0.0, -torch.inf]]))), 4)
     0.6931
@@ -50,11 +48,6 @@ class _LossWithGradient(torch.autograd.Function):
         """Nearly always the loss is summed up as it is."""
         gradient_BJ: Tensor = ctx.gradient_BJ
         return gradient_BJ if float(gradient) == 1 else gradient_BJ * gradient
-
-
-def _blocks(logits_BJ: Tensor) -> Iterator[slice]:
-    num_rows = max(1, _LOGITS_AT_ONCE // logits_BJ.shape[1])
-    return (slice(start, start + num_rows) for start in range(0, len(logits_BJ), num_rows))
 
 
 class _BinaryCrossEntropy(_LossWithGradient):
@@ -83,23 +76,14 @@ def _add_negatives(logits_BJ: F32, scale: np.float32, gradient_BJ: F32, losses_B
     scale × sigmoid x.
 
     With e = exp −|x| the loss is max(x, 0) + log(1 + e), and sigmoid x is 1 / (1 + e), or e / (1 + e) below
-    zero. e is a power of 2 times the series of exp for half an octave on either side; log(1 + e) is the
-    series of 2 artanh(e / (2 + e)). By series, because a call of `exp` for each keeps them from being done
-    16 at once.
+    zero; log(1 + e) is the series of 2 artanh(e / (2 + e)).
     """
     zero, one, two, lowest = np.float32(0), np.float32(1), np.float32(2), np.float32(-np.inf)
     for b in prange(len(logits_BJ)):
         loss = zero
         for j in range(1, logits_BJ.shape[1]):
             x = logits_BJ[b, j]
-            octaves = np.float32(-1.44269504) * abs(x)
-            octaves = max(octaves, np.float32(-126))
-            whole = np.floor(octaves + np.float32(0.5))
-            r = np.float32(0.693147181) * (octaves - whole)
-            series = np.float32(1 / 720) + r * np.float32(1 / 5040)
-            series = np.float32(1 / 24) + r * (np.float32(1 / 120) + r * series)
-            series = one + r * (one + r * (np.float32(1 / 2) + r * (np.float32(1 / 6) + r * series)))
-            e = series * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+            e = _exp(-abs(x))
             z = e / (two + e)
             zz = z * z
             log = np.float32(1 / 9) + zz * (np.float32(1 / 11) + zz * np.float32(1 / 13))
@@ -116,16 +100,42 @@ class _SampledSoftmax(_LossWithGradient):
     @staticmethod
     def forward(ctx: Any, logits_BJ: Tensor) -> Tensor:
         """The gradient is (softmax − 1 for the positive, softmax for the others) / B."""
-        num = len(logits_BJ)
-        ctx.gradient_BJ = torch.empty_like(logits_BJ)
-        losses_B = logits_BJ.new_empty(num)
-        for rows in _blocks(logits_BJ):
-            logs, gradient = logits_BJ[rows].log_softmax(1), ctx.gradient_BJ[rows]
-            losses_B[rows] = -logs[:, 0]
-            torch.exp(logs, out=gradient)
-            gradient[:, 0] -= 1
-            gradient.mul_(1 / num)
+        ctx.gradient_BJ, losses_B = torch.empty_like(logits_BJ), torch.empty(len(logits_BJ))
+        highest_B = logits_BJ.amax(1) if logits_BJ.numel() else losses_B
+        _softmax(array(logits_BJ), highest_B.numpy(), ctx.gradient_BJ.numpy(), losses_B.numpy())
         return losses_B.mean()
+
+
+@compiled_parallel
+def _softmax(logits_BJ: F32, highest_B: F32, gradient_BJ: F32, losses_B: F32) -> None:
+    """Write −log softmax of the first column, and the gradients of its mean."""
+    num, lowest = np.float32(len(logits_BJ)), np.float32(-np.inf)
+    for b in prange(len(logits_BJ)):
+        highest, total = highest_B[b], np.float32(0)
+        for j in range(logits_BJ.shape[1]):
+            e = np.float32(0) if logits_BJ[b, j] == lowest else _exp(logits_BJ[b, j] - highest)
+            gradient_BJ[b, j] = e
+            total += e
+        for j in range(logits_BJ.shape[1]):
+            gradient_BJ[b, j] /= total * num
+        gradient_BJ[b, 0] -= np.float32(1) / num
+        losses_B[b] = np.log(total) + highest - logits_BJ[b, 0]
+
+
+@compiled
+def _exp(x: np.float32) -> np.float32:
+    """Return exp of x ≤ 0, to 1e-7: a power of 2 times the series for half an octave on either side. By
+    series, because a call of `exp` for each keeps them from being done 16 at once.
+    """
+    one, octaves = np.float32(1), np.float32(1.44269504) * x
+    octaves = max(octaves, np.float32(-126))
+    whole = np.floor(octaves + np.float32(0.5))
+    r = np.float32(0.693147181) * (octaves - whole)
+    series = np.float32(1 / 720) + r * np.float32(1 / 5040)
+    series = np.float32(1 / 24) + r * (np.float32(1 / 120) + r * series)
+    series = one + r * (one + r * (np.float32(1 / 2) + r * (np.float32(1 / 6) + r * series)))
+    power = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return np.float32(series * power)
 
 
 def mimic_loss(augmented_BD: Tensor, target_BD: Tensor, num_pairs: int) -> Tensor:
