@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 U64 = npt.NDArray[np.uint64]
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Purpose(IntEnum):
@@ -51,9 +51,9 @@ def hash_ids(ids: Iterable[bytes]) -> U64:
 def event_keys(seed: int, purpose: Purpose, partitions: npt.ArrayLike, offsets: npt.ArrayLike) -> U64:
     """Return one key per event (B,): the root of all its draws for one purpose."""
     with np.errstate(over="ignore"):
-        root = mix(np.array([seed], np.uint64) * _GOLDEN + np.uint64(purpose))
-        by_partition = mix(np.asarray(partitions, np.uint64) * _GOLDEN + root)
-        return mix(np.asarray(offsets, np.uint64) * _GOLDEN + by_partition)
+        root = mix(np.array([seed], np.uint64) * GOLDEN + np.uint64(purpose))
+        by_partition = mix(np.asarray(partitions, np.uint64) * GOLDEN + root)
+        return mix(np.asarray(offsets, np.uint64) * GOLDEN + by_partition)
 
 
 def draw_below(keys_B: U64, num_draws: int, size: int) -> npt.NDArray[np.int64]:
@@ -73,5 +73,5 @@ def draw_uniform(keys_B: U64, num_draws: int) -> npt.NDArray[np.float32]:
 
 def _words(keys_B: U64, num_draws: int) -> U64:
     with np.errstate(over="ignore"):
-        counters_N = np.arange(1, num_draws + 1, dtype=np.uint64) * _GOLDEN
+        counters_N = np.arange(1, num_draws + 1, dtype=np.uint64) * GOLDEN
         return mix(keys_B[:, None] + counters_N[None, :])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from feature_store.rows import RowTable
+from stream_trainer.candidates import distinct
 from stream_trainer.models.loops import leading_columns, pool_values
 from stream_trainer.models.retrieval import ItemInputs
 from stream_trainer.models.row_optimiser import update_rows
@@ -65,10 +66,9 @@ class GatheredValues:
 
     def __init__(self, table: RowTable, item_values_TC: Tensor, user_values_BC: Tensor, learn: bool) -> None:
         flat = torch.cat([item_values_TC.reshape(-1), user_values_BC.reshape(-1)]).long().numpy()
-        unique, inverse = np.unique(flat, return_inverse=True)
-        missing = int(len(unique) > 0 and unique[0] < 0)  # -1 sorts first and stays -1
-        self.rows = GatheredRows(table, table.slots(unique[missing:]), learn)
-        places = torch.from_numpy(inverse - missing)
+        numbers, inverse = distinct(flat)
+        self.rows = GatheredRows(table, table.slots(numbers), learn)
+        places = torch.from_numpy(inverse)
         split = item_values_TC.numel()
         self._items_TC = places[:split].view(item_values_TC.shape)
         self._users_BC = places[split:].view(user_values_BC.shape)
@@ -82,17 +82,21 @@ class GatheredValues:
         return pool_values(self.rows.learned("embedding"), self._users_BC, counts) if counts else None
 
 
-def item_inputs(rows: GatheredRows, tower_T: Tensor | None, values_TFK: Tensor | None) -> ItemInputs:
-    """Return what the model sees of the rows `tower_T` (None: of all)."""
-
-    def pick(field_nX: Tensor | None) -> Tensor | None:
-        return field_nX if field_nX is None or tower_T is None else field_nX.index_select(0, tower_T)
-
-    embedding_nK = rows.learned("embedding")
+def item_inputs(rows: GatheredRows, num_tower: int, values_TFK: Tensor | None) -> ItemInputs:
+    """Return what the model sees of the first `num_tower` rows."""
     return ItemInputs(
-        embedding_nK if tower_T is None else embedding_nK.index_select(0, tower_T),
-        pick(rows.learned_or_none("augmented")),
+        _leading(rows.learned("embedding"), num_tower),
+        _leading_or_none(rows.learned_or_none("augmented"), num_tower),
         values_TFK,
-        pick(rows.floats("numbers")),
-        pick(rows.learned_or_none("weight")),
+        _leading(rows.floats("numbers"), num_tower),
+        _leading_or_none(rows.learned_or_none("weight"), num_tower),
     )
+
+
+def _leading(field_nX: Tensor, num: int) -> Tensor:
+    """Return the first rows; all of them as they are, of which autograd makes no copies."""
+    return field_nX if len(field_nX) == num else field_nX[:num]
+
+
+def _leading_or_none(field_nX: Tensor | None, num: int) -> Tensor | None:
+    return None if field_nX is None else _leading(field_nX, num)

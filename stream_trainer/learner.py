@@ -25,6 +25,7 @@ from stream_trainer.gathered import GatheredRows, GatheredValues, item_inputs
 from stream_trainer.models import frequency
 from stream_trainer.models.dense_adam import DenseAdam
 from stream_trainer.models.factory import make_model, running_mean_width
+from stream_trainer.models.loops import pick_rows
 from stream_trainer.models.retrieval import History, Scored, UserInputs
 from stream_trainer.models.tower import Tower
 from stream_trainer.models.weight_gradients import WeightGradients
@@ -89,14 +90,13 @@ class Learner:
         records, candidates = examples.records, self.candidates(examples)
         items = GatheredRows(self.tables.item, self.tables.item.slots(candidates.numbers_I), learn=True)
         user_rows, place_B = self._gather_users(examples)
-        tower_T = candidates.tower_T
-        item_values = items.ints("values") if tower_T is None else items.ints("values")[tower_T]
+        item_values = items.ints("values")[: candidates.num_tower]
         values = GatheredValues(self.tables.value, item_values, _tensor(records["values"]), learn=True)
         key = event_keys(
             self.config.learning.seed, Purpose.DROPOUT, records["partition"][:1], records["offset"][:1]
         )
         generator = np.random.Philox(key=int(key[0]))
-        inputs = item_inputs(items, tower_T, values.items(self._item_counts))
+        inputs = item_inputs(items, candidates.num_tower, values.items(self._item_counts))
         user_inputs = self._user_inputs(examples, candidates, items, user_rows, place_B, values)
         on_gathered()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.learning.precision == "bfloat16"):
@@ -104,13 +104,10 @@ class Learner:
             users = self.model.embed_users(user_inputs, generator)
         users_BD = self.model.loss_queries(users, items_TD, candidates.positive_B)
         scored = self._score(candidates, items, users_BD, items_TD, num_positives, item_values)
+        augmented_IA = items.learned_or_none("augmented")
         scored = scored._replace(
             user_augmented_BA=None if self._running_mean else user_inputs.augmented_BA,
-            item_augmented_BA=(
-                None
-                if inputs.augmented_TA is None
-                else inputs.augmented_TA.index_select(0, scored.positive_B)
-            ),
+            item_augmented_BA=None if augmented_IA is None else pick_rows(augmented_IA, scored.positive_B),
         )
         parts = self.model.losses(scored)
         self.optimiser.zero_grad()
@@ -150,7 +147,7 @@ class Learner:
             values = GatheredValues(
                 self.tables.value, rows.ints("values"), torch.zeros((0, 0), dtype=torch.int32), learn=False
             )
-            inputs = item_inputs(rows, None, values.items(self._item_counts))
+            inputs = item_inputs(rows, len(numbers), values.items(self._item_counts))
             return self.model.embed_items(inputs)
 
     def embed_examples(self, examples: Examples) -> Tensor:
@@ -213,8 +210,7 @@ class Learner:
     ) -> UserInputs:
         def pick(name: str) -> Tensor | None:
             field = None if users is None else users.learned_or_none(name)
-            # By index_select: threads add up the gradient of x[places] in any order, other bits each time.
-            return None if field is None or place_B is None else field.index_select(0, place_B)
+            return None if field is None or place_B is None else pick_rows(field, place_B)
 
         records, history = examples.records, History(items.learned("embedding"), candidates.history_BL)
         return UserInputs(
@@ -268,7 +264,7 @@ class Learner:
             uniform / max(len(self.corpus), 1) + learning.in_batch_negatives * num_queries * probability_I
         )
         log_expected = torch.from_numpy(np.log(expected_I).astype(np.float32))
-        return log_expected if candidates.tower_T is None else log_expected[candidates.tower_T]
+        return log_expected[: candidates.num_tower]
 
     def _count(self, new_items_N: npt.NDArray[np.int64], num_positives: int) -> None:
         numbers, counts_n = np.unique(new_items_N, return_counts=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from feature_store.compiled import compiled
-from stream_trainer.models.loops import F32, I64, array, check_places
+from stream_trainer.models.loops import F32, I64, add_rows, array, check_places
 from stream_trainer.models.parallel import compiled_parallel, prange
 
 
@@ -56,7 +56,7 @@ class _Scores(torch.autograd.Function):
         users_BD, items_TD, shared_M, shared_MD = ctx.saved_tensors
         gradient_BM = gradient_BJ[:, ctx.places_BX.shape[1] :]
         moved_BD, moved_TD = gradient_BM @ shared_MD, torch.zeros_like(items_TD)
-        moved_TD.index_add_(0, shared_M, gradient_BM.T @ users_BD)
+        add_rows(moved_TD.numpy(), shared_M.numpy(), (gradient_BM.T @ users_BD).numpy())
         arrays = (array(users_BD), array(items_TD), ctx.places_BX, array(gradient_BJ))
         _multiply_back(*arrays, moved_BD.numpy(), moved_TD.numpy())
         return moved_BD, moved_TD, None, None

@@ -13,6 +13,7 @@ from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.row_layout import Field
 from stream_trainer.models import losses
 from stream_trainer.models.alignment import category_alignment_loss
+from stream_trainer.models.dropout import draw_kept
 from stream_trainer.models.history_pool import pool_history
 from stream_trainer.models.retrieval import ItemInputs, RetrievalModel, RowFields, Scored, UserInputs
 from stream_trainer.models.tower import (
@@ -20,7 +21,6 @@ from stream_trainer.models.tower import (
     NumericLayers,
     Tower,
     feature_parts,
-    kept,
 )
 
 
@@ -79,7 +79,7 @@ class Dat(RetrievalModel):
         """
         if generator is None or not self.settings.augmented_dropout:
             return augmented_TA
-        return augmented_TA * kept((len(augmented_TA), 1), self.settings.augmented_dropout, generator)
+        return augmented_TA * draw_kept((len(augmented_TA), 1), self.settings.augmented_dropout, generator)
 
     def embed_users(self, inputs: UserInputs, generator: np.random.Philox | None = None) -> Tensor:
         """Return p_u (B, D)."""

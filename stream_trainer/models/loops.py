@@ -31,6 +31,17 @@ def unit_length(x: Tensor) -> Tensor:
     return unit_nD.view(x.shape)
 
 
+def pick_rows(x_nD: Tensor, places_T: Tensor) -> Tensor:
+    """Return the rows at some places (T, D), as `index_select` does. What arrives at one row is added up in
+    the order of the places, by torch too, which takes ten times as long for it.
+
+    >>> pick_rows(torch.tensor([[1.0], [2.0]]), torch.tensor([1, 0, 1])).tolist()
+    [[2.0], [1.0], [2.0]]
+    """
+    picked_TD: Tensor = _PickRows.apply(x_nD, places_T)
+    return picked_TD
+
+
 def pool_values(embedding_VK: Tensor, values_BC: Tensor, counts: Sequence[int]) -> Tensor:
     """Average the embeddings of each feature's values: (B, F × K), zeros where a feature is missing.
 
@@ -77,6 +88,20 @@ class _UnitLength(torch.autograd.Function):
         return torch.from_numpy(moved)
 
 
+class _PickRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_nD: Tensor, places_T: Tensor) -> Tensor:
+        ctx.places_T, ctx.shape = places_T.numpy(), x_nD.shape
+        return x_nD.index_select(0, places_T)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient_TD: Tensor) -> tuple[Tensor, None]:
+        moved_nD = np.zeros(ctx.shape, np.float32)
+        add_rows(moved_nD, ctx.places_T, array(gradient_TD))
+        return torch.from_numpy(moved_nD), None
+
+
 class _PoolValues(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, embedding_VK: Tensor, values_BC: I64, counts_F: I64) -> Tensor:
@@ -105,6 +130,14 @@ def array(x: Tensor) -> F32:
     memory: F32 = x.detach().contiguous().numpy()
     assert memory.dtype == np.float32, "loops are compiled for float32"
     return memory
+
+
+@compiled
+def add_rows(moved_nD: F32, places_T: I64, added_TD: F32) -> None:
+    """Add each row to the one at its place, in this order. Nobody looks whether the places are there."""
+    for t in range(len(places_T)):
+        for d in range(moved_nD.shape[1]):
+            moved_nD[places_T[t], d] += added_TD[t, d]
 
 
 @compiled_parallel

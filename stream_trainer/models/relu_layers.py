@@ -6,7 +6,6 @@ rows, Z input width, D output width, I and O widths of one layer.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate, pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from stream_trainer.models.dropout import Dropout
 from stream_trainer.models.parallel import compiled_parallel, prange
 
 Beside: TypeAlias = Callable[[Sequence[Tensor], Tensor, Tensor], None]
@@ -31,17 +31,17 @@ def relu_layers(
     parts: Sequence[Tensor],
     layers: Iterable[nn.Module],
     last_relu: bool,
-    factor_BZ: Tensor | None = None,
+    dropout: Dropout | None = None,
     beside: Beside | None = None,
 ) -> Tensor:
     """Return h = ReLU(W h + b) through all layers (…, D), the last one without ReLU unless so asked. The
-    first h is the parts (…, ·) side by side, times `factor_BZ` if given. With `beside`, autograd knows
+    first h is the parts (…, ·) side by side, or what `dropout` leaves of them. With `beside`, autograd knows
     nothing of the gradients of W and b.
     """
     parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
     flat = [part.reshape(-1, part.shape[-1]) for part in parts]
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else flat[0].dtype
-    h_BD: Tensor = _ReluLayers.apply(dtype, last_relu, factor_BZ, beside, len(flat), *flat, *parameters)
+    h_BD: Tensor = _ReluLayers.apply(dtype, last_relu, dropout, beside, len(flat), *flat, *parameters)
     return h_BD.view(*parts[0].shape[:-1], h_BD.shape[-1])
 
 
@@ -51,7 +51,7 @@ class _ReluLayers(torch.autograd.Function):
         ctx: Any,
         dtype: torch.dtype,
         last_relu: bool,
-        factor_BZ: Tensor | None,
+        dropout: Dropout | None,
         beside: Beside | None,
         num_parts: int,
         *parts_and_parameters: Tensor,
@@ -59,14 +59,14 @@ class _ReluLayers(torch.autograd.Function):
         parts, parameters = parts_and_parameters[:num_parts], parts_and_parameters[num_parts:]
         with torch.autocast("cpu", enabled=False):
             weights, biases = ([p.to(dtype) for p in parameters[start::2]] for start in (0, 1))
-            kept = [_side_by_side(parts, dtype, factor_BZ)]
+            kept = [_side_by_side(parts, dtype, dropout)]
             for number, (weight_OI, bias_O) in enumerate(zip(weights, biases, strict=True), start=1):
                 kept.append(torch.addmm(bias_O, kept[-1], weight_OI.T))
                 if number < len(weights) or last_relu:
                     _cut_off(kept[-1])
-        ctx.last_relu, ctx.factor_BZ = last_relu, factor_BZ
+        ctx.last_relu, ctx.dropout = last_relu, dropout
         ctx.beside, ctx.parameters = beside, parameters
-        ctx.spans, ctx.dtypes = _spans(parts), [part.dtype for part in parts]
+        ctx.widths, ctx.dtypes = [part.shape[1] for part in parts], [part.dtype for part in parts]
         ctx.save_for_backward(*weights, *kept)
         return kept[-1][: len(parts[0])]
 
@@ -88,7 +88,7 @@ class _ReluLayers(torch.autograd.Function):
             gradient_BO = gradient_BO @ weights[number]
             if number:  # in place: this gradient is ours alone
                 _cut_off_back(gradient_BO, kept[number])
-        to_parts = _apart(gradient_BO[: len(gradient_BD)], ctx.spans, ctx.factor_BZ, ctx.dtypes)
+        to_parts = _apart(gradient_BO[: len(gradient_BD)], ctx.widths, ctx.dropout, ctx.dtypes)
         return None, None, None, None, None, *to_parts, *gradients
 
 
@@ -97,32 +97,26 @@ def gradients_of_layer(gradient_BO: Tensor, input_BI: Tensor) -> tuple[Tensor, T
     return gradient_BO.T @ input_BI, gradient_BO.sum(0)
 
 
-def _spans(parts: Sequence[Tensor]) -> list[slice]:
-    """Return the columns of each part where they stand side by side."""
-    ends = [0, *accumulate(part.shape[1] for part in parts)]
-    return [slice(start, end) for start, end in pairwise(ends)]
-
-
-def _side_by_side(parts: Sequence[Tensor], dtype: torch.dtype, factor_BZ: Tensor | None) -> Tensor:
-    """Return the parts (B, ·) as one (B, Z) in this type, times the factor; in bfloat16 rows are appended."""
-    spans, num = _spans(parts), len(parts[0])
-    z_BZ = parts[0].new_empty((num + _num_missing(num, dtype), spans[-1].stop), dtype=dtype)
-    for part, span in zip(parts, spans, strict=True):
-        if factor_BZ is None:
-            z_BZ[:num, span].copy_(part)
-        else:
-            torch.mul(part, factor_BZ[:, span], out=z_BZ[:num, span])
+def _side_by_side(parts: Sequence[Tensor], dtype: torch.dtype, dropout: Dropout | None) -> Tensor:
+    """Return the parts (B, ·) as one (B, Z) in this type; in bfloat16 rows are appended."""
+    if dropout is not None:
+        return _filled_up(dropout.side_by_side(parts), dtype)
+    widths, num = [part.shape[1] for part in parts], len(parts[0])
+    z_BZ = parts[0].new_empty((num + _num_missing(num, dtype), sum(widths)), dtype=dtype)
+    for part, place_BX in zip(parts, torch.split(z_BZ[:num], widths, dim=1), strict=True):
+        place_BX.copy_(part)
     z_BZ[num:].zero_()
     return z_BZ
 
 
 def _apart(
-    gradient_BZ: Tensor, spans: list[slice], factor_BZ: Tensor | None, dtypes: list[torch.dtype]
+    gradient_BZ: Tensor, widths: Sequence[int], dropout: Dropout | None, dtypes: Sequence[torch.dtype]
 ) -> list[Tensor]:
     """Return the gradient of each part, contiguous, in the part's own type."""
-    parts = [gradient_BZ[:, span] for span in spans]
-    if factor_BZ is not None:
-        parts = [part * factor_BZ[:, span] for part, span in zip(parts, spans, strict=True)]
+    if dropout is None:
+        parts: Sequence[Tensor] = torch.split(gradient_BZ, list(widths), dim=1)
+    else:
+        parts = dropout.apart(gradient_BZ, widths)
     return [part.to(dtype).contiguous() for part, dtype in zip(parts, dtypes, strict=True)]
 
 

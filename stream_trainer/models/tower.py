@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from feature_store.configuration import ModelSettings
 from stream_trainer.models import loops
+from stream_trainer.models.dropout import Dropout, draw_kept
 from stream_trainer.models.relu_layers import Beside, relu_layers
 
 
@@ -57,11 +58,11 @@ class Tower(nn.Module):
         """Return p (B, D) of the parts of z (B, ·); of length one, if so set (or zero where a last ReLU
         killed every unit). Leading dimensions may be more than one. Without a generator nothing is dropped.
         """
-        factor_BZ = None
+        dropout = None
         if generator is not None and self.dropout:
             shape = (parts[0].shape[:-1].numel(), sum(part.shape[-1] for part in parts))
-            factor_BZ = kept(shape, self.dropout, generator).mul_(1 / (1 - self.dropout))
-        h = relu_layers(parts, self.layers, self.last_relu, factor_BZ, self.beside)
+            dropout = Dropout(draw_kept(shape, self.dropout, generator), 1 / (1 - self.dropout))
+        h = relu_layers(parts, self.layers, self.last_relu, dropout, self.beside)
         h = h.float()  # layers may compute in bfloat16; lengths and sums want more
         if residual_BD is not None:
             h = h + residual_BD
@@ -71,17 +72,6 @@ class Tower(nn.Module):
 def unit_length(x: Tensor, normalise: bool) -> Tensor:
     """Divide vectors (…, D) by their length if so set: scores are then cosines."""
     return loops.unit_length(x) if normalise else x
-
-
-def kept(shape: Sequence[int], rate: float, generator: np.random.Philox) -> Tensor:
-    """Draw what dropout leaves: a tensor that is 0 at the given rate, to 2^-16, and else 1.
-
-    By a generator's raw bits: the same with every build of torch and numpy, and many times as fast as torch's
-    `bernoulli_`.
-    """
-    num = math.prod(shape)
-    words = generator.random_raw(-(-num // 4)).astype("<u8").view("<u2")[:num]
-    return torch.from_numpy((words >= round(rate * 2**16)).astype(np.float32)).view(*shape)
 
 
 class HistoryWeights(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor
 from feature_store.compiled import compiled
 from stream_trainer.models.candidate_scores import candidate_scores
 from stream_trainer.models.history_pool import pool_history
-from stream_trainer.models.loops import pool_values, unit_length
+from stream_trainer.models.loops import pick_rows, pool_values, unit_length
 
 
 def draw(*shape: int) -> Tensor:
@@ -61,6 +61,14 @@ def test_pooling_averages_what_there_is_of_each_feature() -> None:
     for counts in ([2, 1], [3], [1, 1, 1]):
         ours, theirs = pool_values(embedding, values, counts), pooled_plainly(embedding, values, counts)
         same([ours, *gradients(ours, embedding)], [theirs, *gradients(theirs, embedding)])
+
+
+def test_picked_rows_are_those_of_index_select_to_the_last_bit() -> None:
+    x, places = draw(5, 33), torch.tensor([4, 0, 4, 1, 4, 1])
+    ours, theirs = pick_rows(x, places), x.index_select(0, places)
+    for one, other in zip([ours, *gradients(ours, x)], [theirs, *gradients(theirs, x)], strict=True):
+        assert torch.equal(one, other)
+    assert pick_rows(x, places[:0]).shape == (0, 33)
 
 
 def test_pooling_without_any_value_is_zero() -> None:

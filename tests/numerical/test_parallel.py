@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from feature_store.row_layout import Field, RowLayout
 from stream_trainer.models.alignment import category_alignment_loss
 from stream_trainer.models.candidate_scores import candidate_scores
+from stream_trainer.models.dropout import Dropout, draw_kept
 from stream_trainer.models.history_pool import pool_history
 from stream_trainer.models.loops import leading_columns, pool_values, unit_length
 from stream_trainer.models.relu_layers import relu_layers
@@ -66,6 +67,11 @@ def copied() -> Arrays:
     return leading_columns(rows, np.random.default_rng(6).integers(NUM, size=3 * NUM), [2, 5])
 
 
+def with_dropout() -> Arrays:
+    kept = draw_kept((NUM, WIDTH), 0.3, np.random.Philox(key=7))
+    return with_gradient(lambda x: relu_layers([x[:, :3], x[:, 3:]], [], False, Dropout(kept, 2.0)))
+
+
 CASES: dict[str, Callable[[], Arrays]] = {
     "unit length": lambda: with_gradient(unit_length),
     "values": lambda: with_gradient(lambda x: pool_values(x, drawn(NUM, NUM, 5), [2, 3])),
@@ -75,6 +81,7 @@ CASES: dict[str, Callable[[], Arrays]] = {
     ),
     "alignment": lambda: with_gradient(lambda x: category_alignment_loss(x, drawn(7, NUM))),
     "layers in bfloat16": layers_in_bfloat16,
+    "dropout": with_dropout,
     "adam": lambda: moved("adam"),
     "rowwise adam": lambda: moved("rowwise_adam"),
     "adagrad": lambda: moved("adagrad"),

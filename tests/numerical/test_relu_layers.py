@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stream_trainer.models.dropout import Dropout
 from stream_trainer.models.relu_layers import relu_layers
 
 
@@ -58,13 +59,14 @@ def test_the_gradient_is_the_slope() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_parts_are_put_side_by_side_and_multiplied_in_one_go(dtype: torch.dtype) -> None:
+def test_of_the_parts_side_by_side_is_left_what_dropout_leaves(dtype: torch.dtype) -> None:
     """As by `torch.cat` and a product before the layers, in float32; gradients come back in it."""
     z, layers = make((300, 6))
     first, second = (part.detach().clone().requires_grad_() for part in z.split([4, 2], dim=1))
-    factor = torch.randint(2, z.shape) / 0.7
+    dropout = Dropout(torch.rand(z.shape) < 0.7, 1 / 0.7)
+    factor = dropout.kept_BZ / 0.7
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        ours, theirs = relu_layers([first, second], layers, False, factor), in_one(z * factor, layers, False)
+        ours, theirs = relu_layers([first, second], layers, False, dropout), in_one(z * factor, layers, False)
     assert torch.equal(ours, theirs)
     ours.float().square().sum().backward()
     theirs.float().square().sum().backward()

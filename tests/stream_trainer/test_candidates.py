@@ -35,10 +35,10 @@ def test_every_reference_finds_its_item(batch: Batch) -> None:
     items, own, shared, history = arrays(batch)
     laid = lay_out(items, own, shared, history)
     everything = {n for refs in batch for n in refs if n >= 0}
-    assert laid.numbers_I.tolist() == sorted(everything)
     scored = {n for refs in batch[:3] for n in refs if n >= 0}
-    tower_T = laid.numbers_I if laid.tower_T is None else laid.numbers_I[laid.tower_T.numpy()]
+    tower_T = laid.numbers_I[: laid.num_tower]
     assert tower_T.tolist() == sorted(scored)
+    assert laid.numbers_I[laid.num_tower :].tolist() == sorted(everything - scored)
 
     def named(places: torch.Tensor, numbers: np.ndarray) -> list[int]:
         return [int(numbers[p]) if p >= 0 else -1 for p in places.reshape(-1).tolist()]
@@ -57,7 +57,7 @@ def test_every_reference_finds_its_item(batch: Batch) -> None:
 def test_scores_are_inner_products_and_only_real_negatives_count(in_batch: bool, batch: Batch) -> None:
     items, own, shared, history = arrays(batch)
     laid = lay_out(items, own, shared, history)
-    tower_T = laid.numbers_I if laid.tower_T is None else laid.numbers_I[laid.tower_T.numpy()]
+    tower_T = laid.numbers_I[: laid.num_tower]
     generator = torch.Generator().manual_seed(1)
     users = torch.randn(len(items), 3, generator=generator)
     by_number = torch.randn(10, 3, generator=generator)
@@ -65,8 +65,11 @@ def test_scores_are_inner_products_and_only_real_negatives_count(in_batch: bool,
     scores = score(laid, users, items_TD, in_batch)
     corrected = score(laid, users, items_TD, in_batch, log_expected_T)
     for b, item in enumerate(items.tolist()):
-        row = [item, *own[b].tolist(), *shared.tolist(), *(items.tolist() if in_batch else [])]
-        assert scores.shape[1] == len(row)
+        row, of_all = [item, *own[b].tolist()], [*shared.tolist(), *(items.tolist() if in_batch else [])]
+        if of_all:
+            assert (scores.shape[1] - len(of_all)) % 16 == 0
+            row += [-1] * (scores.shape[1] - len(of_all) - len(row)) + of_all
+        assert scores.shape[1] == len(row) < 32 + len(of_all)
         for j, number in enumerate(row):
             if j > 0 and number in (-1, item):
                 assert float(scores[b, j]) == float(corrected[b, j]) == -torch.inf
