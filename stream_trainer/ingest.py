@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_FOR_PARTITIONS_S = 30.0
 _MAX_WAITING = 20_000  # records of one partition that wait in the merge before it is paused
-_POLL_RECORDS = 1_000  # of one partition, often: while it is read nothing of the others is ready
+_POLL_RECORDS = 2_000  # of one partition, often: while it is read nothing of the others is ready
 _MAX_BURIED_BYTES = 900_000  # a record of the log holds 1 MiB, and the headers need room
 _MAX_BURIED_KEY_BYTES = 1_000
 _MAX_CARRIED_HEADERS = 100
