@@ -86,8 +86,8 @@ def score(
     be expected, if given.
 
     Minus infinity where a negative is the positive itself, or a place is empty: they do not count. Empty
-    places may be added so that the scores of what is shared start at a multiple of 64 bytes: products of
-    matrices that do not take up to half as long again.
+    places may be added so that the scores of what is shared start at a multiple of 64 bytes (in every row, if
+    so many are shared): products of matrices that do not take up to half as long again.
     """
     positive_B, own_BX = candidates.positive_B, candidates.own_BX
     shared_M = torch.cat([candidates.shared_M, positive_B]) if in_batch else candidates.shared_M

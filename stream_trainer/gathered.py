@@ -18,8 +18,8 @@ I64 = npt.NDArray[np.int64]
 
 
 class GatheredRows:
-    """Distinct rows of one table. Each learned field is a leaf of its own, contiguous, where its gradient
-    arrives.
+    """Rows of one table, distinct ones if they are to learn. Each learned field is a leaf of its own,
+    contiguous, where its gradient arrives.
     """
 
     def __init__(self, table: RowTable, slots: I64, learn: bool) -> None:

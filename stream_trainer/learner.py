@@ -24,6 +24,7 @@ from stream_trainer.examples import Examples
 from stream_trainer.gathered import GatheredRows, GatheredValues, item_inputs
 from stream_trainer.models import frequency
 from stream_trainer.models.dense_adam import DenseAdam
+from stream_trainer.models.dropout import Draws
 from stream_trainer.models.factory import make_model, running_mean_width
 from stream_trainer.models.loops import pick_rows
 from stream_trainer.models.retrieval import History, Scored, UserInputs
@@ -95,13 +96,13 @@ class Learner:
         key = event_keys(
             self.config.learning.seed, Purpose.DROPOUT, records["partition"][:1], records["offset"][:1]
         )
-        generator = np.random.Philox(key=int(key[0]))
+        draws = Draws(int(key[0]))
         inputs = item_inputs(items, candidates.num_tower, values.items(self._item_counts))
         user_inputs = self._user_inputs(examples, candidates, items, user_rows, place_B, values)
         on_gathered()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.learning.precision == "bfloat16"):
-            items_TD = self.model.embed_items(inputs, generator)
-            users = self.model.embed_users(user_inputs, generator)
+            items_TD = self.model.embed_items(inputs, draws)
+            users = self.model.embed_users(user_inputs, draws)
         users_BD = self.model.loss_queries(users, items_TD, candidates.positive_B)
         scored = self._score(candidates, items, users_BD, items_TD, num_positives, item_values)
         augmented_IA = items.learned_or_none("augmented")
@@ -111,7 +112,7 @@ class Learner:
         )
         parts = self.model.losses(scored)
         self.optimiser.zero_grad()
-        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(list(parts.values()))  # of their sum
         for gathered in (items, user_rows, values.rows):
             if gathered is not None:
                 gathered.learn(self.config.learning.rows_learning_rate)
@@ -129,8 +130,7 @@ class Learner:
         if not self._running_mean or not num_new:
             return
         table = self.tables.user
-        numbers, place = np.unique(examples.records["item"][:num_new], return_inverse=True)
-        embedding = self.embed_items(numbers).numpy()[place]
+        embedding = self.embed_items(examples.records["item"][:num_new]).numpy()
         slots, user = np.unique(examples.first(num_new).find(table), return_inverse=True)
         sums = np.zeros((len(slots), embedding.shape[1]), np.float32)
         np.add.at(sums, user, embedding)

@@ -62,6 +62,8 @@ class Rehearsal:
         What comes next is like the newest; what they alone would make forgotten, the others keep.
         """
         count = learning.rehearsal_ratio if len(self) else 0
+        if not count:
+            return new.first(0)
         recent = math.ceil(count * learning.rehearsal_recent_share)
         keys_B = event_keys(learning.seed, Purpose.REHEARSAL, new.records["partition"], new.records["offset"])
         places_BX = draw_below(keys_B, count, len(self))

@@ -150,7 +150,7 @@ class Session:
         if self.prequential.is_due(state.num_steps + 1):
             self.prequential.observe(state.learner, new, state.num_positives)
         rehearsed = state.rehearsal.draw(self._config.learning, new)
-        examples = Examples.concatenate([new, rehearsed])
+        examples = Examples.concatenate([new, rehearsed]) if len(rehearsed) else new
         state.rehearsal.add(new)
         parts = state.learner.step(examples, len(new), state.num_positives, self._read_ahead)
         state.num_positives += len(new)

@@ -5,7 +5,6 @@ store: rows come in as tensors. With augmented_dim = 0 (or name = "two_tower") i
 model. Legend: B queries, T items, K embedding width, A augmented width, D output width, Z input width.
 """
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.row_layout import Field
 from stream_trainer.models import losses
 from stream_trainer.models.alignment import category_alignment_loss
-from stream_trainer.models.dropout import draw_kept
+from stream_trainer.models.dropout import Draws
 from stream_trainer.models.history_pool import pool_history
 from stream_trainer.models.retrieval import ItemInputs, RetrievalModel, RowFields, Scored, UserInputs
 from stream_trainer.models.tower import (
@@ -59,7 +58,7 @@ class Dat(RetrievalModel):
             fields.user.extend(learned if model.user_augmented == "learned" else mean)
         return fields
 
-    def embed_items(self, inputs: ItemInputs, generator: np.random.Philox | None = None) -> Tensor:
+    def embed_items(self, inputs: ItemInputs, draws: Draws | None = None) -> Tensor:
         """Return p_v (T, D)."""
         settings, parts = self.settings, [inputs.embedding_TK]
         residual_TD = inputs.embedding_TK if settings.residual else None
@@ -69,19 +68,19 @@ class Dat(RetrievalModel):
             parts.append(augmented_TA)
             weight = self.augmented_weight if settings.augmented_dropout < 1 else None
             if residual_TD is not None and weight is not None:
-                residual_TD = residual_TD + weight * self._some(augmented_TA, generator)
+                residual_TD = residual_TD + weight * self._some(augmented_TA, draws)
         parts += feature_parts(inputs.values_TFK, inputs.numbers_TN, self.item_numeric)
-        return self.item_tower(parts, residual_TD, generator)  # type: ignore[no-any-return]
+        return self.item_tower(parts, residual_TD, draws)  # type: ignore[no-any-return]
 
-    def _some(self, augmented_TA: Tensor, generator: np.random.Philox | None) -> Tensor:
+    def _some(self, augmented_TA: Tensor, draws: Draws | None) -> Tensor:
         """Leave out whole vectors while training: a_v remembers positives, also those that are rehearsed, so
         that a model that may lean on it always learns answers by heart. Served as they are, unscaled.
         """
-        if generator is None or not self.settings.augmented_dropout:
+        if draws is None or not self.settings.augmented_dropout:
             return augmented_TA
-        return augmented_TA * draw_kept((len(augmented_TA), 1), self.settings.augmented_dropout, generator)
+        return augmented_TA * draws.kept((len(augmented_TA), 1), self.settings.augmented_dropout)
 
-    def embed_users(self, inputs: UserInputs, generator: np.random.Philox | None = None) -> Tensor:
+    def embed_users(self, inputs: UserInputs, draws: Draws | None = None) -> Tensor:
         """Return p_u (B, D)."""
         pooled_BK = None
         if inputs.history is not None and self.history_weights is not None:
@@ -90,7 +89,7 @@ class Dat(RetrievalModel):
         parts = [part for part in given if part is not None]
         parts += feature_parts(inputs.values_BFK, inputs.numbers_BN, self.user_numeric)
         residual_BK = pooled_BK if self.settings.residual else None
-        return self.user_tower(parts, residual_BK, generator)  # type: ignore[no-any-return]
+        return self.user_tower(parts, residual_BK, draws)  # type: ignore[no-any-return]
 
     def losses(self, scored: Scored) -> dict[str, Tensor]:
         """Return the weighted parts of the loss; their sum is what is minimised.

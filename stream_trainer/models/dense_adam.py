@@ -1,14 +1,14 @@
 """Adam for the towers' weights, which move with every batch. (Rows of IDs have `row_optimiser`.)
 
-Owns the moments. Torch's own fused step, but not its `torch.optim.Optimizer`: the first of those loads
-torch's compiler, which took 1.6 s of every start and is never used.
+Owns the moments. Torch's own fused step, but not its `torch.optim`: the first optimiser of it loads torch's
+compiler, which took 1.6 s of every start and is never used, and counting steps takes it as long as moving
+the weights.
 """
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 
 class DenseAdam:
@@ -29,19 +29,23 @@ class DenseAdam:
     def step(self) -> None:
         """Move the parameters that have a gradient against it."""
         moved = {place: p for place, p in enumerate(self._parameters) if p.grad is not None}
+        if not moved:
+            return
         for place, parameter in moved.items():
             if place not in self.state:
                 first, second = (torch.zeros_like(parameter) for _ in range(2))
                 self.state[place] = {"step": torch.zeros(()), "exp_avg": first, "exp_avg_sq": second}
         states = [self.state[place] for place in moved]
-        adam(
+        for state in states:
+            count = state["step"].numpy()
+            count += 1
+        torch._fused_adam_(
             list(moved.values()),
             [parameter.grad for parameter in moved.values() if parameter.grad is not None],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
-            fused=True,
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,

@@ -43,14 +43,22 @@ class Dropout(NamedTuple):
         return [torch.from_numpy(gradient) for gradient in gradients]
 
 
-def draw_kept(shape: Sequence[int], rate: float, generator: np.random.Philox) -> Tensor:
-    """Draw booleans that are false at the given rate, to 2^-16. By one word of the generator, as their key:
-    the same with every build of torch and numpy.
+class Draws:
+    """What one step of learning draws, a function of its key alone: the same with every build of torch and
+    numpy.
     """
-    num = math.prod(shape)
-    kept_4W = np.empty((_LANES, -(-num // _LANES)), np.bool_)
-    _draw(np.uint64(generator.random_raw()), np.uint64(round(rate * 2**16)), kept_4W)
-    return torch.from_numpy(kept_4W.reshape(-1)[:num]).view(*shape)
+
+    def __init__(self, key: int) -> None:
+        self._next = key
+
+    def kept(self, shape: Sequence[int], rate: float) -> Tensor:
+        """Draw booleans that are false at the given rate, to 2^-16."""
+        num = math.prod(shape)
+        num_words = -(-num // _LANES)
+        kept_4W = np.empty((_LANES, num_words), np.bool_)
+        _draw(np.uint64(self._next), np.uint64(round(rate * 2**16)), kept_4W)
+        self._next = (self._next + num_words * int(GOLDEN)) % 2**64
+        return torch.from_numpy(kept_4W.reshape(-1)[:num]).view(*shape)
 
 
 @compiled

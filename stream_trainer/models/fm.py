@@ -6,12 +6,12 @@ linear weight and the constant w_0, are one more column of the item that meets a
 rank nothing and are left out. Legend: B queries, T items, P features of one side, K width of a factor.
 """
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.row_layout import Field
+from stream_trainer.models.dropout import Draws
 from stream_trainer.models.history_pool import pool_history
 from stream_trainer.models.retrieval import ItemInputs, RetrievalModel, RowFields, UserInputs
 from stream_trainer.models.tower import NumericLayers, feature_parts, unit_length
@@ -39,7 +39,7 @@ class FactorizationMachine(RetrievalModel):
         fields.item.append(Field("weight", 1, "learned"))
         return fields
 
-    def embed_items(self, inputs: ItemInputs, generator: np.random.Philox | None = None) -> Tensor:
+    def embed_items(self, inputs: ItemInputs, draws: Draws | None = None) -> Tensor:
         """Return the sum of the item's factors, and what the item scores by itself (T, K + 1)."""
         assert inputs.weight_T1 is not None
         side = feature_parts(inputs.values_TFK, inputs.numbers_TN, self.item_numeric)
@@ -50,7 +50,7 @@ class FactorizationMachine(RetrievalModel):
         own_T1 = self.w0 + inputs.weight_T1 + pairs_T.unsqueeze(1)
         return torch.cat([unit_length(sum_TK, self.settings.normalise), own_T1], dim=1)
 
-    def embed_users(self, inputs: UserInputs, generator: np.random.Philox | None = None) -> Tensor:
+    def embed_users(self, inputs: UserInputs, draws: Draws | None = None) -> Tensor:
         """Return the sum of the query's factors, and a 1 (B, K + 1)."""
         pooled_BK = None if inputs.history is None else pool_history(*inputs.history, mean=True)
         parts = [part for part in (inputs.embedding_BK, pooled_BK) if part is not None]

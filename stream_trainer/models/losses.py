@@ -14,6 +14,9 @@ from feature_store.compiled import compiled
 from stream_trainer.models.loops import F32, array
 from stream_trainer.models.parallel import compiled_parallel, prange
 
+# Of exp x. Less would be no normal number once it is divided by their sum, which makes products slow.
+_NOTHING = np.float32(-70)
+
 
 def bce_loss(logits_BJ: Tensor) -> Tensor:
     """Return loss_p of the paper: the mean binary cross-entropy over all pairs that count (those not at minus
@@ -78,7 +81,7 @@ def _add_negatives(logits_BJ: F32, scale: np.float32, gradient_BJ: F32, losses_B
     With e = exp −|x| the loss is max(x, 0) + log(1 + e), and sigmoid x is 1 / (1 + e), or e / (1 + e) below
     zero; log(1 + e) is the series of 2 artanh(e / (2 + e)).
     """
-    zero, one, two, lowest = np.float32(0), np.float32(1), np.float32(2), np.float32(-np.inf)
+    zero, one, two = np.float32(0), np.float32(1), np.float32(2)
     for b in prange(len(logits_BJ)):
         loss = zero
         for j in range(1, logits_BJ.shape[1]):
@@ -92,7 +95,7 @@ def _add_negatives(logits_BJ: F32, scale: np.float32, gradient_BJ: F32, losses_B
             )
             loss += max(x, zero) + two * z * log
             sigmoid = (one if x >= zero else e) / (one + e)
-            gradient_BJ[b, j] = zero if x == lowest else scale * sigmoid
+            gradient_BJ[b, j] = zero if x < _NOTHING else scale * sigmoid
         losses_B[b] += loss
 
 
@@ -109,11 +112,12 @@ class _SampledSoftmax(_LossWithGradient):
 @compiled_parallel
 def _softmax(logits_BJ: F32, highest_B: F32, gradient_BJ: F32, losses_B: F32) -> None:
     """Write −log softmax of the first column, and the gradients of its mean."""
-    num, lowest = np.float32(len(logits_BJ)), np.float32(-np.inf)
+    num = np.float32(len(logits_BJ))
     for b in prange(len(logits_BJ)):
         highest, total = highest_B[b], np.float32(0)
         for j in range(logits_BJ.shape[1]):
-            e = np.float32(0) if logits_BJ[b, j] == lowest else _exp(logits_BJ[b, j] - highest)
+            below = logits_BJ[b, j] - highest
+            e = np.float32(0) if below < _NOTHING else _exp(below)
             gradient_BJ[b, j] = e
             total += e
         for j in range(logits_BJ.shape[1]):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.hashing import Purpose, draw_uniform, event_keys
+from stream_trainer.models.dropout import Draws
 from stream_trainer.models.retrieval import History, ItemInputs, RetrievalModel, UserInputs
 from stream_trainer.models.tower import NumericLayers, Tower, feature_parts, unit_length
 
@@ -33,11 +34,11 @@ class Mind(RetrievalModel):
         logits_LI = initial_logits(model.history_length, model.num_interests)
         self.register_buffer("routing_LI", logits_LI, persistent=False)
 
-    def embed_items(self, inputs: ItemInputs, generator: np.random.Philox | None = None) -> Tensor:
+    def embed_items(self, inputs: ItemInputs, draws: Draws | None = None) -> Tensor:
         """Return p_v (T, D): the ID's embedding."""
         return unit_length(inputs.embedding_TK, self.settings.normalise)
 
-    def embed_users(self, inputs: UserInputs, generator: np.random.Philox | None = None) -> Tensor:
+    def embed_users(self, inputs: UserInputs, draws: Draws | None = None) -> Tensor:
         """Return one embedding for each interest (B, I, D)."""
         assert inputs.history is not None  # the configuration refuses a history of length 0
         interests_BIK = self._interests(inputs.history)
@@ -45,7 +46,7 @@ class Mind(RetrievalModel):
         parts += feature_parts(inputs.values_BFK, inputs.numbers_BN, self.user_numeric)
         spread = [part.unsqueeze(1).expand(-1, interests_BIK.shape[1], -1) for part in parts]
         residual_BIK = interests_BIK if self.settings.residual else None
-        return self.user_tower([interests_BIK, *spread], residual_BIK, generator)  # type: ignore[no-any-return]
+        return self.user_tower([interests_BIK, *spread], residual_BIK, draws)  # type: ignore[no-any-return]
 
     def loss_queries(self, users: Tensor, items_TD: Tensor, positive_B: Tensor) -> Tensor:
         """Return each query's interests, weighted by how well they fit its positive (equation 8): (B, D)."""

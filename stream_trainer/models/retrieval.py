@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.row_layout import Field
 from stream_trainer.models import losses
+from stream_trainer.models.dropout import Draws
 
 F32 = npt.NDArray[np.float32]
 
@@ -73,7 +74,7 @@ class RowFields(NamedTuple):
 class RetrievalModel(nn.Module):
     """The contract. Initial weights come from torch's global generator: seed it before.
 
-    A generator makes `embed_items` and `embed_users` drop inputs at random, as in training; without one they
+    Draws make `embed_items` and `embed_users` drop inputs at random, as in training; without them they
     are as served.
     """
 
@@ -88,11 +89,11 @@ class RetrievalModel(nn.Module):
         embedding = Field("embedding", model.embedding_dim, "learned", model.init_scale)
         return RowFields([embedding], [embedding] if model.use_user_id else [], [embedding])
 
-    def embed_items(self, inputs: ItemInputs, generator: np.random.Philox | None = None) -> Tensor:
+    def embed_items(self, inputs: ItemInputs, draws: Draws | None = None) -> Tensor:
         """Return p_v (T, D)."""
         raise NotImplementedError
 
-    def embed_users(self, inputs: UserInputs, generator: np.random.Philox | None = None) -> Tensor:
+    def embed_users(self, inputs: UserInputs, draws: Draws | None = None) -> Tensor:
         """Return p_u (B, D), or one for each interest (B, I, D); retrieval goes by the best interest."""
         raise NotImplementedError
 
@@ -103,7 +104,7 @@ class RetrievalModel(nn.Module):
         return users
 
     def losses(self, scored: Scored) -> dict[str, Tensor]:
-        """Return the weighted parts of the loss; their sum is what is minimised."""
+        """Return the weighted parts of the loss, each with a gradient; their sum is what is minimised."""
         main = losses.bce_loss if self.settings.loss == "bce" else losses.sampled_softmax_loss
         return {"main": main(scored.logits_BJ)}
 

@@ -7,13 +7,12 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from feature_store.configuration import ModelSettings
 from stream_trainer.models import loops
-from stream_trainer.models.dropout import Dropout, draw_kept
+from stream_trainer.models.dropout import Draws, Dropout
 from stream_trainer.models.relu_layers import Beside, relu_layers
 
 
@@ -53,15 +52,15 @@ class Tower(nn.Module):
         self,
         parts: Sequence[Tensor],
         residual_BD: Tensor | None = None,
-        generator: np.random.Philox | None = None,
+        draws: Draws | None = None,
     ) -> Tensor:
         """Return p (B, D) of the parts of z (B, ·); of length one, if so set (or zero where a last ReLU
-        killed every unit). Leading dimensions may be more than one. Without a generator nothing is dropped.
+        killed every unit). Leading dimensions may be more than one. Without draws nothing is dropped.
         """
         dropout = None
-        if generator is not None and self.dropout:
+        if draws is not None and self.dropout:
             shape = (parts[0].shape[:-1].numel(), sum(part.shape[-1] for part in parts))
-            dropout = Dropout(draw_kept(shape, self.dropout, generator), 1 / (1 - self.dropout))
+            dropout = Dropout(draws.kept(shape, self.dropout), 1 / (1 - self.dropout))
         h = relu_layers(parts, self.layers, self.last_relu, dropout, self.beside)
         h = h.float()  # layers may compute in bfloat16; lengths and sums want more
         if residual_BD is not None:

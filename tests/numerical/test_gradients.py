@@ -53,7 +53,7 @@ def reached(*overrides: str) -> dict[str, set[str]]:
     positive = torch.tensor([0, 1, 2])
     users = model.loss_queries(embedded, items, positive)
     laid = Candidates(
-        np.arange(6), None, positive, torch.tensor([[3], [4], [5]]), positive[:0], positive[:, None]
+        np.arange(6), 6, positive, torch.tensor([[3], [4], [5]]), positive[:0], positive[:, None]
     )
     logits = score(laid, users, items, False)
     category = torch.tensor([0, 0, 1, 1, 1, 0])

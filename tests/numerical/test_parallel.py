@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from feature_store.row_layout import Field, RowLayout
 from stream_trainer.models.alignment import category_alignment_loss
 from stream_trainer.models.candidate_scores import candidate_scores
-from stream_trainer.models.dropout import Dropout, draw_kept
+from stream_trainer.models.dropout import Draws, Dropout
 from stream_trainer.models.history_pool import pool_history
 from stream_trainer.models.loops import leading_columns, pool_values, unit_length
+from stream_trainer.models.losses import bce_loss, sampled_softmax_loss
 from stream_trainer.models.relu_layers import relu_layers
 from stream_trainer.models.row_optimiser import update_rows
 
@@ -68,7 +69,7 @@ def copied() -> Arrays:
 
 
 def with_dropout() -> Arrays:
-    kept = draw_kept((NUM, WIDTH), 0.3, np.random.Philox(key=7))
+    kept = Draws(7).kept((NUM, WIDTH), 0.3)
     return with_gradient(lambda x: relu_layers([x[:, :3], x[:, 3:]], [], False, Dropout(kept, 2.0)))
 
 
@@ -82,6 +83,8 @@ CASES: dict[str, Callable[[], Arrays]] = {
     "alignment": lambda: with_gradient(lambda x: category_alignment_loss(x, drawn(7, NUM))),
     "layers in bfloat16": layers_in_bfloat16,
     "dropout": with_dropout,
+    "bce": lambda: with_gradient(lambda x: bce_loss(x @ x.T)),
+    "softmax": lambda: with_gradient(lambda x: sampled_softmax_loss(x @ x.T)),
     "adam": lambda: moved("adam"),
     "rowwise adam": lambda: moved("rowwise_adam"),
     "adagrad": lambda: moved("adagrad"),

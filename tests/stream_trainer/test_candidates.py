@@ -66,10 +66,9 @@ def test_scores_are_inner_products_and_only_real_negatives_count(in_batch: bool,
     corrected = score(laid, users, items_TD, in_batch, log_expected_T)
     for b, item in enumerate(items.tolist()):
         row, of_all = [item, *own[b].tolist()], [*shared.tolist(), *(items.tolist() if in_batch else [])]
-        if of_all:
-            assert (scores.shape[1] - len(of_all)) % 16 == 0
-            row += [-1] * (scores.shape[1] - len(of_all) - len(row)) + of_all
-        assert scores.shape[1] == len(row) < 32 + len(of_all)
+        if of_all:  # no more than three are its own
+            row += [-1] * (16 - len(row)) + of_all
+        assert scores.shape[1] == len(row)
         for j, number in enumerate(row):
             if j > 0 and number in (-1, item):
                 assert float(scores[b, j]) == float(corrected[b, j]) == -torch.inf
@@ -77,3 +76,12 @@ def test_scores_are_inner_products_and_only_real_negatives_count(in_batch: bool,
             expected = float(users[b] @ by_number[number])
             assert float(scores[b, j]) == pytest.approx(expected, abs=1e-5)
             assert float(corrected[b, j]) == pytest.approx(expected - number / 10, abs=1e-5)
+
+
+@pytest.mark.parametrize(("num_own", "num_scores"), [(0, 21), (14, 21), (15, 21), (16, 37)])
+def test_what_is_shared_starts_at_a_multiple_of_64_bytes(num_own: int, num_scores: int) -> None:
+    own, shared = np.arange(1, 1 + num_own)[None], np.arange(5) + 50
+    laid = lay_out(np.array([0]), own, shared, np.zeros((1, 0), np.int32))
+    scores = score(laid, torch.ones(1, 2), torch.ones(laid.num_tower, 2), False)
+    assert scores.shape == (1, num_scores)
+    assert int(scores.isfinite().sum()) == 1 + num_own + 5
