@@ -65,8 +65,8 @@ class GatheredValues:
     """
 
     def __init__(self, table: RowTable, item_values_TC: Tensor, user_values_BC: Tensor, learn: bool) -> None:
-        flat = torch.cat([item_values_TC.reshape(-1), user_values_BC.reshape(-1)]).long().numpy()
-        numbers, inverse = distinct(flat)
+        flat = [values.numpy().reshape(-1) for values in (item_values_TC, user_values_BC)]
+        numbers, inverse = distinct(np.concatenate(flat, dtype=np.int64))
         self.rows = GatheredRows(table, table.slots(numbers), learn)
         places = torch.from_numpy(inverse)
         split = item_values_TC.numel()
