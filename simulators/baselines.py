@@ -48,7 +48,8 @@ def als_scorer(train: Dataset, settings: AlsSettings, seed: int) -> Scorer:
     """Factorise users × items, every reviewed pair 1, and score by the product of the factors.
 
     Hu, Koren and Volinsky, "Collaborative filtering for implicit feedback datasets", ICDM 2008, as weighted
-    alternating least squares (WALS) in `implicit`, on one thread: the same seed gives the same factors.
+    alternating least squares (WALS) in `implicit`, on one thread: the same seed gives the same factors. Users
+    without reviews, whose factors are 0, get what is popular, as any shop would have it.
     """
     reviews = train.reviews
     shape = (len(reviews.user_ids), len(reviews.item_ids))
@@ -60,9 +61,10 @@ def als_scorer(train: Dataset, settings: AlsSettings, seed: int) -> Scorer:
         )
         model.fit(pairs_UN, show_progress=False)
     users_UF, items_NF = model.user_factors, model.item_factors
+    is_known_U, popular = np.bincount(reviews.users, minlength=shape[0]) > 0, popularity_scorer(train)
 
     def scores(users: Sequence[int]) -> F32:
         scores_QN: F32 = users_UF[list(users)] @ items_NF.T
-        return scores_QN
+        return np.where(is_known_U[list(users), None], scores_QN, popular(users))
 
     return scores

@@ -109,7 +109,8 @@ def about(result: Mapping[str, Any]) -> list[str]:
         f"{result['data']}: {result['num_train']:,} reviews of {result['num_users']:,} users learned, "
         f"{result['num_test']:,} held out, each ranked over {result['num_items']:,} items; {split}; {runs}",
         f"± is the standard deviation over {'samples' if unit == 'samples' else 'seeds'}; [ ] are 95 % "
-        f"intervals, paired bootstrap over {unit}, {result['num_resamples']:,} resamples; * excludes zero",
+        f"intervals, paired bootstrap over {unit}, {result['num_resamples']:,} resamples; * excludes zero. "
+        "They are of the models that were trained: what other seeds would find is in the ±",
     ]
     if result["tuned"]:
         lines.append(

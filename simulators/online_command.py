@@ -18,7 +18,14 @@ from simulators.dataset import Dataset, load_dataset
 from simulators.epochs import EpochSettings
 from simulators.nightly import NIGHTLY_ALS, NIGHTLY_POPULAR, RECENT, nightly_trial, with_nightly
 from simulators.online import FROZEN, RETRAINED, PassResult, Retraining
-from simulators.online_figures import along, refresh_figures, resolution_note, varied_figures, window_figures
+from simulators.online_figures import (
+    along,
+    refresh_figures,
+    resolution_note,
+    retrained_days,
+    varied_figures,
+    window_figures,
+)
 from simulators.online_plan import Plan, make_plan
 from simulators.online_report import about, draw, grids, markdown
 from simulators.online_trials import (
@@ -232,6 +239,7 @@ def _result(
         "num_epochs": args.epochs,
         "in_order": args.in_order,
         "retrain_at": list(plan.retrain_at),
+        "retrained_days": retrained_days(plan, reviews.ts_ms.tolist()),
         "frozen_at": plan.frozen_at,
         "note": resolution_note(reviews),
         "windows": window_figures(main, plan, reviews),

@@ -34,6 +34,22 @@ def resolution_note(reviews: Reviews) -> str:
     )
 
 
+def retrained_days(plan: Plan, ts_ms: Sequence[int]) -> list[float]:
+    """Return, for each retraining, how many days before them it was made that its windows' questions were
+    asked, in the mean: online has learned of these days meanwhile.
+
+    >>> from simulators.online_plan import Window
+    >>> windows = (Window(1, 3, 0), Window(3, 4, -1), Window(4, 5, 1))
+    >>> retrained_days(Plan(windows, (1, 4), 1), [0, 0, 2 * _DAY_MS, 0, _DAY_MS])
+    [1.0, 0.0]
+    """
+    days: list[list[float]] = [[] for _ in plan.retrain_at]
+    for start, stop, number in plan.windows:
+        if number >= 0:
+            days[number] += [(time - ts_ms[plan.retrain_at[number]]) / _DAY_MS for time in ts_ms[start:stop]]
+    return [float(np.mean(ages)) for ages in days]
+
+
 def window_figures(results: Sequence[PassResult], plan: Plan, reviews: Reviews) -> list[Json]:
     """Return, for each window, where it stands and each series' figures, the mean over seeds."""
     first = results[0]
@@ -58,8 +74,8 @@ def along(
     """Return online ÷ each series beside it with 95 % intervals: over the windows that follow a retraining at
     once, over the last of these, over all windows, and after each retraining.
 
-    The strict comparison is with a model that was just retrained, which "along" and "end" are; between
-    retrainings ("all") that model grows old.
+    The stricter comparison is with a model that was retrained a few windows ago at most, which "along" and
+    "end" are; between retrainings ("all") that model grows older. In all of them it is older than online.
     """
     retraining = np.array([window.retraining for window in plan.windows])[results[0].windows]
     last = len(plan.retrain_at) - 1

@@ -28,7 +28,7 @@ _COLOURS = {
 _STYLE: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 _PLACES = {
     "end": "at the end",
-    "along": "along the log, just retrained",
+    "along": "along the log, in the windows that follow a retraining",
     "all": "all windows, between retrainings too",
 }
 
@@ -73,6 +73,9 @@ def about(result: Mapping[str, Any]) -> list[str]:
         "learning.batch_size of `compare`; then it answers with its own towers and items, users' histories "
         "going on. Frozen: the online model after the first "
         f"{result['frozen_at'] / result['num_reviews']:.0%} of the log, histories going on.",
+        "Where its windows follow a retraining, the retrained model is in the mean "
+        f"{', '.join(f'{days:.0f}' for days in result['retrained_days'])} days old, days of which online has "
+        "learned: what a ratio owes to that is not told apart from what it owes to the way of learning.",
         f"Learning the log online took {learned:.0f} s, all retrainings together {retrained:.0f} s: one "
         "thread each, mean over seeds, without asking.",
     ]

@@ -56,6 +56,16 @@ def test_als_recommends_what_the_library_itself_does(held: Held):
     np.testing.assert_allclose(np.take_along_axis(ours, items, axis=1), scores, rtol=1e-5)
 
 
+def test_als_gives_users_without_reviews_what_is_popular(held: Held):
+    """Their factors are 0, by which every item would be as good as any other."""
+    reviews = held.train.reviews
+    without = held.train.take(reviews.users != 7)
+    scores = als_scorer(without, AlsSettings(factors=8), 0)([7, 9])
+    assert scores[0].tolist() == popularity_scorer(without)([7])[0].tolist()
+    np.testing.assert_allclose(scores[1], als_scorer(without, AlsSettings(factors=8), 0)([9])[0], rtol=1e-5)
+    assert abs(scores[1]).max() < 2 < scores[0].max()
+
+
 def test_als_of_a_seed_is_the_same_each_time(held: Held):
     same = [als_scorer(held.train, AlsSettings(factors=8), 3)([0, 1]).tobytes() for _ in range(2)]
     assert same[0] == same[1] != als_scorer(held.train, AlsSettings(factors=8), 4)([0, 1]).tobytes()
