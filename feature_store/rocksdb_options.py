@@ -22,6 +22,8 @@ def options(keeps_blocks: bool = False) -> Options:
     options.set_write_buffer_size(32 << 20)
     options.set_max_background_jobs(2)
     options.set_max_total_wal_size(64 << 20)  # a start reads it again
+    options.set_max_log_file_size(8 << 20)  # RocksDB's own notes, a page of figures every ten minutes
+    options.set_keep_log_file_num(4)
     # Without filters each row is looked for in what was written last, and in every file of the first level.
     options.set_memtable_whole_key_filtering(True)
     options.set_memtable_prefix_bloom_ratio(_MEMTABLE_FILTER)

@@ -210,6 +210,7 @@ class FeatureStoreReader(_Families):
         self._path = path
         self.commit_info = CommitInfo()
         self._newest = 0
+        self._files: list[str] = []
         self._open()
 
     def catch_up(self) -> CommitInfo:
@@ -218,7 +219,12 @@ class FeatureStoreReader(_Families):
         Raises:
             StoreError: the view stays torn: column families disagree about the commit after several tries.
         """
-        if self._list_files() != self._files:
+        try:
+            files = self._list_files()
+        except StoreError:
+            self._files = []  # what comes in its place may have files of the same names
+            raise
+        if files != self._files:
             self._reopen()
         if not self._is_whole():
             self._reopen()
@@ -271,13 +277,13 @@ class FeatureStoreReader(_Families):
         self._files, self._scratch = files, scratch
 
     def _list_files(self) -> list[str]:
-        """Return which manifest and which log files the store is made of now."""
+        """Return which store it is, and which manifest and log files it is made of now."""
         try:
-            manifest_name = (self._path / "CURRENT").read_text()
+            names = [file.read_text() for file in (self._path / "CURRENT", *self._path.glob("IDENTITY"))]
         except FileNotFoundError:
             raise StoreError(
                 f"there is no feature store in {self._path}; start stream-trainer first, or set store.path"
             ) from None
         except OSError as error:
             raise StoreError(f"cannot read the feature store {self._path}: {error.strerror}") from None
-        return [manifest_name, *sorted(file.name for file in self._path.glob("*.log"))]
+        return [*names, *sorted(file.name for file in self._path.glob("*.log"))]

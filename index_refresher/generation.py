@@ -8,6 +8,7 @@ the generation in use, and the hold on it, as they were.
 """
 
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -26,6 +27,8 @@ from index_refresher.index import ItemIndex
 from index_refresher.manifest import FILES, MANIFEST, Manifest, encode_manifest, make_manifest, verify
 
 CURRENT = "CURRENT"
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(\d{8,})-(\d+)")
 _POINTER = re.compile(rf"({_NAME.pattern})\n(?:rolled back from ({_NAME.pattern})\n)?")
@@ -112,22 +115,23 @@ def publish(path: Path, draft: Draft, created_ms: int, keep: int) -> Manifest:
         }
         manifest = make_manifest(facts, draft.checks, contents)
         scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX, dir=path))
-        scratch.chmod(0o755)  # mkdtemp's 0700 would hide it from a server that runs as another user
-        for name, content in {**contents, **encode_manifest(manifest)}.items():
-            _write_synced(scratch / name, content)
-        sync_folder(scratch)
-        scratch.rename(path / manifest.folder_name)
+        try:
+            scratch.chmod(0o755)  # mkdtemp's 0700 would hide it from a server that runs as another user
+            for name, content in {**contents, **encode_manifest(manifest)}.items():
+                _write_synced(scratch / name, content)
+            sync_folder(scratch)
+            scratch.rename(path / manifest.folder_name)
+        except OSError:
+            _remove(scratch)  # a full disk may be the store's, too
+            raise
         sync_folder(path)
         if held:
             _point(path, held, manifest.folder_name)
         else:
             _point(path, manifest.folder_name)
         for name in _names(path)[:-keep]:
-            if held and _parse(name) <= _parse(held):
-                continue
-            scratch = path / f"{_SCRATCH_PREFIX}{name}"  # a crash must not leave half of it under its name
-            (path / name).rename(scratch)
-            shutil.rmtree(scratch)
+            if not held or _parse(name) > _parse(held):
+                _remove(path / name)
     return manifest
 
 
@@ -262,10 +266,20 @@ def _writing(path: Path) -> Iterator[None]:
         with (path / ".lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for scratch in path.glob(f"{_SCRATCH_PREFIX}*"):
-                shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
+                _remove(scratch)
             yield
     except OSError as error:
         raise GenerationError(f"cannot write generations in {path}: {error}; the one in use stays") from error
+
+
+def _remove(entry: Path) -> None:
+    """Delete what nobody needs. What stays (another user's, say) keeps nobody from writing."""
+    try:
+        if not entry.name.startswith(_SCRATCH_PREFIX):  # a crash must not leave half of it under its name
+            entry = entry.rename(entry.with_name(_SCRATCH_PREFIX + entry.name))
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    except OSError as error:
+        log.warning("cannot delete %s, do it by hand: %s", entry, error)
 
 
 def _point(path: Path, name: str, held_back: str | None = None) -> None:

@@ -122,8 +122,11 @@ class Recommender:
                 whole.
         """
         try:
-            self._take_current(self._catch_up())
-            self._follow_items()
+            names = self._catch_up()
+            try:
+                self._take_current(names)
+            finally:  # a generation that cannot be taken must not bring deleted items back
+                self._follow_items()
         except DualstreamError as error:
             self._why_not = str(error)
             raise

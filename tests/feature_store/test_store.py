@@ -1,5 +1,6 @@
 """The store on a real disk: whole commits or none, one writer, and a reader that stands still."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -158,6 +159,27 @@ def test_a_view_that_cannot_be_opened_anew_stays(
     store.commit({"user": [(b"a", b"2")]}, 2, 2)
     assert reader.catch_up().number == 2
     assert reader.get("user", [b"a"]) == [b"2"]
+
+
+@pytest.mark.parametrize("is_missed", [False, True])
+def test_a_reader_moves_to_another_store_in_the_place_of_its_own(tmp_path: Path, is_missed: bool) -> None:
+    """Also where the files of both have the same names, and whether or not it looked in between."""
+    path = tmp_path / "store"
+    for round_number, num_commits in enumerate((5, 2)):
+        store = FeatureStore(path)
+        for n in range(num_commits):
+            store.commit({"user": [(b"a", b"%d" % round_number)]}, n, n)
+        if round_number == 0:
+            reader = FeatureStoreReader(path)
+            store.close()
+            shutil.rmtree(path)
+            if not is_missed:
+                with pytest.raises(StoreError, match="there is no feature store"):
+                    reader.catch_up()
+    assert reader.catch_up() == CommitInfo(2, 1, 1)
+    assert reader.get("user", [b"a"]) == [b"1"]
+    reader.close()
+    store.close()
 
 
 def test_a_reader_refuses_a_torn_view(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from changing_shop import CHANGES, Served, by_item
+from changing_shop import ALL, ASKED, CHANGES, Served, by_item
 from served_world import FakeFollower, World
 
 from feature_store.configuration import RefreshSettings
+from feature_store.errors import GenerationError
 from feature_store.schema import Click, Deleted, EventKind, Impression, ItemFeatures
 from index_refresher.delta import Delta
 from index_refresher.index import ItemIndex, Mask
@@ -62,6 +63,18 @@ def test_changes_add_up_over_commits_and_a_deleted_item_may_come_back(served: Se
     users = by_item(served.answers())[:12]
     assert any("i7" in items for items in users)
     assert all("new" not in items for items in users)
+
+
+def test_items_are_followed_where_the_generation_in_use_cannot_be_taken(served: Served) -> None:
+    served.refresh()
+    served.answers()
+    (served.settings.path / "CURRENT").write_text("no generation")
+    served.apply(CHANGES)
+    with pytest.raises(GenerationError):
+        served.recommender.reload()
+    answers = by_item(served.recommender.recommend(ASKED, ALL).answers)
+    assert all("i7" not in items for items in answers)
+    assert all("new" in items for items in answers[:12])
 
 
 def test_an_item_that_is_known_by_a_click_alone_is_found(served: Served) -> None:

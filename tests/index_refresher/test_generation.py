@@ -219,3 +219,36 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(GenerationError, match="cannot write generations in"):
         publish(tmp_path / "file")
+
+
+def test_what_cannot_be_deleted_keeps_nobody_from_writing(
+    tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another user's folder, say."""
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(f"not yours: {path.name}")
+
+    for commit in (1, 2):
+        publish(tmp_path, commit, keep=2)
+    oldest = _names(tmp_path)[0]
+    monkeypatch.setattr(generation.shutil, "rmtree", refuse)
+    for commit in (3, 4):
+        assert publish(tmp_path, commit, keep=2).folder_name == _name_in_use(tmp_path)
+    assert f"cannot delete {tmp_path}/.scratch-{oldest}, do it by hand: not yours" in caplog.text
+    generation.rollback(tmp_path)
+    monkeypatch.undo()
+    publish(tmp_path, 5, keep=2)
+    assert list(tmp_path.glob(".scratch-*")) == []
+
+
+def test_a_full_disk_is_left_as_it_was(
+    tmp_path: Path, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path)
+    before = _names(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(GenerationError, match="No space left on device"):
+        publish(tmp_path, 2)
+    assert _names(tmp_path) == before
+    assert list(tmp_path.glob(".scratch-*")) == []
