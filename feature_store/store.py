@@ -238,7 +238,10 @@ class FeatureStoreReader(_Families):
     def _is_whole(self) -> bool:
         """Catch up; return whether all column families are of the newest commit that was ever seen in one."""
         for _ in range(_CATCH_UP_TRIES):
-            self._db.try_catch_up_with_primary()
+            try:
+                self._db.try_catch_up_with_primary()
+            except Exception as error:
+                raise StoreError(f"RocksDB cannot follow the feature store {self._path}: {error}") from error
             infos = self._infos()
             self._newest = max(self._newest, *(info.number for info in infos))
             if {info.number for info in infos} == {self._newest}:

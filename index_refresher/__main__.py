@@ -21,7 +21,7 @@ from feature_store.telemetry import StopSignals, configure_logging, run_main, se
 from index_refresher import generation
 from index_refresher.manifest import Manifest
 from index_refresher.metrics import RefresherMetrics, ServerMetrics
-from index_refresher.refresher import full_refresh
+from index_refresher.refresher import refresh_store
 from index_refresher.scheduling import make_scheduler
 from index_refresher.service import create_app
 from index_refresher.serving import Recommender, Reloader
@@ -151,8 +151,7 @@ def _resume(config: Configuration) -> int:
 
 
 def _refresh(config: Configuration, metrics: RefresherMetrics) -> Manifest | None:
-    with closing(FeatureStoreReader(config.store.path)) as reader:
-        return full_refresh(reader, config.refresh, _clock_ms(), metrics)
+    return refresh_store(config.store.path, config.refresh, _clock_ms(), metrics)
 
 
 def _outcome(manifest: Manifest | None, path: Path) -> str:

@@ -9,11 +9,13 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 
 from feature_store.configuration import RefreshSettings
-from feature_store.errors import GenerationError
+from feature_store.errors import GenerationError, StoreError
 from feature_store.store import CommitInfo, FeatureStoreReader
 from index_refresher import generation
 from index_refresher.checks import CheckFigures, check_embeddings, check_index
@@ -31,6 +33,25 @@ _MAX_POPULAR = 10_200  # the largest serve.max_k and the longest history, which 
 _MAX_CHECK_USERS = 256
 
 
+def refresh_store(
+    path: Path, settings: RefreshSettings, now_ms: int, metrics: RefresherMetrics
+) -> Manifest | None:
+    """Do `full_refresh` of the store at `path`.
+
+    Raises:
+        GenerationError: as there.
+        StoreError: the store cannot be opened or read. That is a failed refresh too, and counted.
+    """
+    try:
+        reader = FeatureStoreReader(path)
+    except StoreError:
+        metrics.refreshes.labels("failed").inc()
+        _newest_shown(settings, metrics)
+        raise
+    with closing(reader):
+        return full_refresh(reader, settings, now_ms, metrics)
+
+
 def full_refresh(
     reader: FeatureStoreReader, settings: RefreshSettings, now_ms: int, metrics: RefresherMetrics
 ) -> Manifest | None:
@@ -46,17 +67,15 @@ def full_refresh(
     """
     started_s = time.perf_counter()
     try:
+        newest = _newest_shown(settings, metrics)
         commit = reader.catch_up()
         if commit.number == 0:
             metrics.refreshes.labels("empty").inc()
             return None
-        newest = _newest_whole(settings)
-        if newest is not None:
-            _show(newest, metrics)
-            if CommitInfo(newest.commit, newest.watermark_ms, newest.latest_click_ms) == commit:
-                metrics.checks_failed.set(0)
-                metrics.refreshes.labels("unchanged").inc()
-                return None
+        if newest and CommitInfo(newest.commit, newest.watermark_ms, newest.latest_click_ms) == commit:
+            metrics.checks_failed.set(0)
+            metrics.refreshes.labels("unchanged").inc()
+            return None
         corpus = embed_corpus(reader)
         metrics.items_embedded.inc(len(corpus.item_ids))
         try:
@@ -129,13 +148,17 @@ def most_popular(item_ids: Sequence[str], popularity_N: F32, num_items: int = _M
     )
 
 
-def _newest_whole(settings: RefreshSettings) -> Manifest | None:
+def _newest_shown(settings: RefreshSettings, metrics: RefresherMetrics) -> Manifest | None:
+    """Return the newest generation, its age shown before anything of the store may fail; None if damaged."""
     try:
         used = generation.current(settings.path)
-        return None if used is None else verify(used.newest)[0]
+        newest = None if used is None else verify(used.newest)[0]
     except GenerationError as error:
         log.warning("making a new generation whatever the commit: %s", error)
         return None
+    if newest is not None:
+        _show(newest, metrics)
+    return newest
 
 
 def _show(manifest: Manifest, metrics: RefresherMetrics) -> None:

@@ -146,6 +146,19 @@ def test_a_store_that_fails_counts_as_a_failure_without_the_alert(world: World) 
     assert world.value("checks_failed") == 0
 
 
+def test_a_store_that_cannot_be_opened_is_a_failure_too_and_the_age_is_known(
+    world: World, tmp_path: Path
+) -> None:
+    """As after a restart of the refresher."""
+    world.commit(1)
+    world.refresh(now_ms=20_000)
+    registry = CollectorRegistry()
+    with pytest.raises(StoreError, match="there is no feature store"):
+        refresher.refresh_store(tmp_path / "none", world.settings, 0, RefresherMetrics(registry))
+    assert registry.get_sample_value("dualstream_refresher_refreshes_total", {"outcome": "failed"}) == 1
+    assert (registry.get_sample_value("dualstream_refresher_generation_age_seconds") or 0) > 0
+
+
 def test_a_rollback_holds_through_commits_until_it_is_resumed(world: World) -> None:
     for number in (1, 2):
         world.commit(number)
