@@ -209,6 +209,8 @@ class FeatureStoreReader(_Families):
         """
         self._path = path
         self.commit_info = CommitInfo()
+        self.identity = ""
+        """Which store is shown, whatever its commits say: RocksDB names each that is made."""
         self._newest = 0
         self._files: list[str] = []
         self._open()
@@ -278,15 +280,17 @@ class FeatureStoreReader(_Families):
             shutil.rmtree(scratch, ignore_errors=True)
             raise StoreError(f"RocksDB cannot read the feature store {self._path}: {error}") from error
         self._files, self._scratch = files, scratch
+        self.identity = files[0]
 
     def _list_files(self) -> list[str]:
         """Return which store it is, and which manifest and log files it is made of now."""
         try:
-            names = [file.read_text() for file in (self._path / "CURRENT", *self._path.glob("IDENTITY"))]
+            manifest = (self._path / "CURRENT").read_text()
+            identity = "".join(file.read_text() for file in self._path.glob("IDENTITY"))
         except FileNotFoundError:
             raise StoreError(
                 f"there is no feature store in {self._path}; start stream-trainer first, or set store.path"
             ) from None
         except OSError as error:
             raise StoreError(f"cannot read the feature store {self._path}: {error.strerror}") from None
-        return [*names, *sorted(file.name for file in self._path.glob("*.log"))]
+        return [identity, manifest, *sorted(file.name for file in self._path.glob("*.log"))]

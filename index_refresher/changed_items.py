@@ -11,6 +11,7 @@ from itertools import compress
 import msgpack
 import numpy as np
 
+from index_refresher.contents import Trained
 from index_refresher.embed import F32, I64, Scorer, with_popularity
 from index_refresher.names import StoreNames
 
@@ -18,15 +19,15 @@ from index_refresher.names import StoreNames
 class ChangedItems:
     """Looks at items as they stand in the reader's commit. For one thread at a time, as its reader."""
 
-    def __init__(
-        self, towers: bytes, model: str, names: StoreNames, popularity_total: float, num_items: int
-    ) -> None:
-        self._scorer = Scorer(towers, model, names)
+    def __init__(self, trained: Trained, names: StoreNames, popularity_total: float, num_items: int) -> None:
+        self._scorer = Scorer(trained, names)
         self._popularity_total = popularity_total
         self._num_items = num_items
 
     def look(self, numbers_n: I64) -> tuple[list[str], list[str], F32]:
-        """Return which of the items are deleted, which are live, and the embeddings of these."""
+        """Return which of the items are deleted, which are live, and the embeddings of these: NaN where the
+        reader shows another store than the generation's.
+        """
         scorer, keys = self._scorer, [number.to_bytes(4, "big") for number in numbers_n.tolist()]
         names = [name for name in scorer.reader.get("item_number", keys) if name is not None]
         assert len(names) == len(keys), "an item that changed has no number"
@@ -35,6 +36,8 @@ class ChangedItems:
         deleted = [name.decode() for name, lives in zip(names, is_live, strict=True) if not lives]
         if not live:
             return deleted, [], np.zeros((0, 0), np.float32)
+        if not scorer.fits:
+            return deleted, [name.decode() for name in live], np.full((len(live), 1), np.nan, np.float32)
         rows, _ = scorer.rows("item", live)
         progress = msgpack.unpackb(scorer.reader.get("meta", [b"progress"])[0] or b"")
         p_nD = with_popularity(

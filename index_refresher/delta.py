@@ -15,8 +15,8 @@ import numpy as np
 from feature_store.item_changes import KEY, ItemChanges
 from feature_store.store import CommitInfo
 from index_refresher.changed_items import ChangedItems
+from index_refresher.contents import Generation
 from index_refresher.embed import F32, I64
-from index_refresher.generation import Generation
 from index_refresher.index import Found, ItemIndex, Mask
 from index_refresher.names import StoreNames
 
@@ -53,11 +53,9 @@ class ItemFollower:
         self._index = generation.item_index
         self._reader = names.reader
         self._num_threads = num_threads
-        self._items = ChangedItems(
-            generation.towers, generation.model, names, manifest.popularity_total, manifest.num_items
-        )
+        self._items = ChangedItems(generation.trained, names, manifest.popularity_total, manifest.num_items)
         self._total = manifest.num_item_changes
-        self._commit = 0
+        self._commit, self._store = 0, manifest.store
         self._deleted: set[str] = set()
         self._fresh: dict[str, F32] = {}
         self._told = False
@@ -66,26 +64,24 @@ class ItemFollower:
         """Return the delta as of the commit that the reader shows, None if nothing changed since the last
         call. Between two pieces of work others may have the reader.
         """
-        if commit.number == self._commit:
-            return None
         with reader_lock:
-            changes = ItemChanges(self._reader.get("meta", [KEY])[0])
-        goes_on = changes.knows(self._total) and commit.number > self._commit
+            store, changes = self._reader.identity, ItemChanges(self._reader.get("meta", [KEY])[0])
+        if (commit.number, store) == (self._commit, self._store):
+            return None
+        goes_on = changes.knows(self._total) and commit.number > self._commit and store == self._store
         numbers = changes.since(self._total) if goes_on else self._begin_again(changes, reader_lock)
         for start in range(0, len(numbers), _AT_ONCE):
             with reader_lock:
                 deleted, live, embeddings_nD = self._items.look(numbers[start : start + _AT_ONCE])
             self._take(deleted, live, embeddings_nD)
-        self._total, self._commit = changes.total, commit.number
+        self._total, self._commit, self._store = changes.total, commit.number, store
         return None if goes_on and not len(numbers) else self._delta()
 
     def _begin_again(self, changes: ItemChanges, reader_lock: threading.Lock) -> I64:
         """Compare with the whole corpus, because the changes that are kept do not reach back to what is known
         (too many, or another store); return which items to look at.
         """
-        log.warning(
-            "more items changed since the generation was made than the store tells of: comparing with all"
-        )
+        log.warning("the store is another, or does not tell of all items that changed: comparing with all")
         with reader_lock:
             self._deleted, new = self._items.compare(self._place_of)
         self._fresh.clear()

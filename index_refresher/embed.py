@@ -26,6 +26,7 @@ from feature_store.errors import StoreError
 from feature_store.item_changes import KEY, ItemChanges
 from feature_store.row_layout import RowLayout
 from feature_store.store import CommitInfo, FeatureStoreReader
+from index_refresher.contents import Trained
 from index_refresher.names import StoreNames
 from stream_trainer.models import frequency
 from stream_trainer.models.factory import make_model, row_layouts
@@ -43,8 +44,7 @@ class EmbeddedCorpus(NamedTuple):
     item_ids: list[str]
     embeddings_ND: F32
     popularity_N: F32
-    towers: bytes
-    model: str
+    trained: Trained
     num_item_changes: int = 0
     """How many changes of items there were up to this commit."""
 
@@ -80,18 +80,26 @@ class Rows(NamedTuple):
 class Scorer:
     """The model of one commit over rows as they are read: what corpus and queries have in common."""
 
-    def __init__(self, towers: bytes, model: str, names: StoreNames) -> None:
-        stored = json.loads(model)
+    def __init__(self, trained: Trained, names: StoreNames) -> None:
+        stored = json.loads(trained.model)
         self.settings = ModelSettings(**stored["model"])
         self.features = FeatureSettings(**stored["features"])
         self._half_life = float(stored["learning"]["frequency_half_life"])
         self.reader = names.reader
+        self._store = trained.store
         self._seed = int(stored["learning"]["seed"])
         self._layouts = row_layouts(self.settings, self.features, stored["learning"]["rows_optimiser"])
         self._value_names = names.values
         self.model = make_model(self.settings, self.features)
-        self.model.load_state_dict(safetensors.torch.load(towers))
+        self.model.load_state_dict(safetensors.torch.load(trained.towers))
         self.model.eval()
+
+    @property
+    def fits(self) -> bool:
+        """Whether the reader shows the store that the model is of: other rows mean nothing to it, and may
+        have another width.
+        """
+        return self.reader.identity == self._store
 
     def rows(self, table: str, keys: list[bytes]) -> tuple[Rows, npt.NDArray[np.bool_]]:
         """Read rows; IDs that have none get those of new IDs, and False."""
@@ -150,9 +158,9 @@ def embed_corpus(reader: FeatureStoreReader, batch_size: int = 8192) -> Embedded
         raise StoreError(
             "the feature store holds no commit with a model yet; let stream-trainer commit first"
         )
-    model = meta[b"config"].decode()
+    trained = Trained(towers, meta[b"config"].decode(), reader.identity)
     progress = msgpack.unpackb(meta[b"progress"])
-    scorer = Scorer(towers, model, StoreNames(reader))
+    scorer = Scorer(trained, StoreNames(reader))
     ids_of = [value for _, value in reader.items("item_number")]
     places = {
         int.from_bytes(value, "big", signed=True): int.from_bytes(key, "big")
@@ -172,8 +180,7 @@ def embed_corpus(reader: FeatureStoreReader, batch_size: int = 8192) -> Embedded
         [key.decode() for key in keys],
         with_popularity(p_ND, popularity_N, popularity_N.sum(), len(popularity_N), scorer.settings),
         popularity_N,
-        towers,
-        model,
+        trained,
         ItemChanges(meta.get(KEY)).total,
     )
 
@@ -207,15 +214,19 @@ class QueryEmbedder:
     reader.
     """
 
-    def __init__(self, towers: bytes, model: str, names: StoreNames) -> None:
-        self._scorer = Scorer(towers, model, names)
+    def __init__(self, trained: Trained, names: StoreNames) -> None:
+        self._scorer = Scorer(trained, names)
         self._item_names = names.items
 
     def embed(self, user_ids: Sequence[str]) -> QueryEmbeddings:
         """Embed users as they stand in the reader's commit; unknown users get the embedding of an empty
-        history.
+        history. Where the reader shows another store, all are unknown.
         """
         scorer = self._scorer
+        if not scorer.fits:
+            width = scorer.settings.output_dim + bool(scorer.settings.popularity_weight)
+            none_QD = np.zeros((len(user_ids), width), np.float32)
+            return QueryEmbeddings(none_QD, np.zeros(len(user_ids), bool), [[] for _ in user_ids])
         rows, known_Q = scorer.rows("user", [user.encode() for user in user_ids])
         codes_QL = rows.ints("history").numpy()
         settings = scorer.settings

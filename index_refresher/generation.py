@@ -16,13 +16,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Self
-
-import msgpack
+from typing import NamedTuple
 
 from feature_store.disk import sync_folder
 from feature_store.errors import GenerationError
-from index_refresher.checks import CheckFigures
+from index_refresher.contents import Draft, Generation, Popular, Trained
 from index_refresher.index import ItemIndex
 from index_refresher.manifest import FILES, MANIFEST, Manifest, encode_manifest, make_manifest, verify
 
@@ -33,49 +31,6 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"(\d{8,})-(\d+)")
 _POINTER = re.compile(rf"({_NAME.pattern})\n(?:rolled back from ({_NAME.pattern})\n)?")
 _SCRATCH_PREFIX = ".scratch-"
-
-
-class Popular(NamedTuple):
-    """The most popular items, best first, and how popular each is."""
-
-    item_ids: tuple[str, ...]
-    scores: tuple[float, ...]
-
-    def encode(self) -> bytes:
-        """Return the bytes of `popular.msgpack`."""
-        packed: bytes = msgpack.packb(self)
-        return packed
-
-    @classmethod
-    def decode(cls, value: bytes) -> Self:
-        """Return what `encode` wrote."""
-        item_ids, scores = msgpack.unpackb(value, use_list=False)
-        return cls(item_ids, scores)
-
-
-class Generation(NamedTuple):
-    """A verified generation in memory; nobody changes it."""
-
-    manifest: Manifest
-    item_index: ItemIndex
-    popular: Popular
-    towers: bytes
-    model: str
-
-
-class Draft(NamedTuple):
-    """What is to be published, checked already."""
-
-    commit: int
-    watermark_ms: int
-    latest_click_ms: int
-    item_index: ItemIndex
-    popular: Popular
-    towers: bytes
-    model: str
-    checks: CheckFigures
-    num_item_changes: int = 0
-    popularity_total: float = 0.0
 
 
 class Current(NamedTuple):
@@ -100,10 +55,12 @@ def publish(path: Path, draft: Draft, created_ms: int, keep: int) -> Manifest:
         used = _readable_current(path)
         held = used.folder.name if used and used.held else None
         index, items = draft.item_index.encode()
-        written = (index, items, draft.popular.encode(), draft.towers, draft.model.encode())
+        trained = draft.trained
+        written = (index, items, draft.popular.encode(), trained.towers, trained.model.encode())
         contents = dict(zip(FILES, written, strict=True))
         facts = {
             "number": max((number for number, _ in map(_parse, _names(path))), default=0) + 1,
+            "store": trained.store,
             "commit": draft.commit,
             "watermark_ms": draft.watermark_ms,
             "latest_click_ms": draft.latest_click_ms,
@@ -147,7 +104,8 @@ def load(folder: Path, num_threads: int) -> Generation:
         item_index = ItemIndex.decode(index, items, num_threads)
         if (len(item_index), item_index.kind) != (manifest.num_items, manifest.index_kind):
             raise ValueError(f"{len(item_index)} items in a {item_index.kind} index")
-        return Generation(manifest, item_index, Popular.decode(popular), towers, model.decode())
+        trained = Trained(towers, model.decode(), manifest.store)
+        return Generation(manifest, item_index, Popular.decode(popular), trained)
     except (ValueError, TypeError) as error:
         raise GenerationError(f"the generation {folder} is not what its {MANIFEST} says: {error}") from error
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from feature_store.errors import GenerationError
 from index_refresher.checks import CheckFigures
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 FILES = ("index.faiss", "items.msgpack", "popular.msgpack", "towers.safetensors", "model.json")
 MANIFEST = "manifest.json"
 MANIFEST_DIGEST = (
@@ -40,6 +40,8 @@ class Manifest(BaseModel):
 
     format_version: int
     number: int
+    store: str
+    """Which store it was made of, as its readers tell."""
     commit: int
     watermark_ms: int
     latest_click_ms: int

@@ -19,8 +19,8 @@ from feature_store.errors import GenerationError, StoreError
 from feature_store.store import CommitInfo, FeatureStoreReader
 from index_refresher import generation
 from index_refresher.checks import CheckFigures, check_embeddings, check_index
+from index_refresher.contents import Draft, Popular
 from index_refresher.embed import EmbeddedCorpus, QueryEmbedder, embed_corpus
-from index_refresher.generation import Draft, Popular
 from index_refresher.index import F32, ItemIndex
 from index_refresher.manifest import Manifest, verify
 from index_refresher.metrics import RefresherMetrics
@@ -72,7 +72,7 @@ def full_refresh(
         if commit.number == 0:
             metrics.refreshes.labels("empty").inc()
             return None
-        if newest and CommitInfo(newest.commit, newest.watermark_ms, newest.latest_click_ms) == commit:
+        if newest and _made_of(newest) == (reader.identity, commit):
             metrics.checks_failed.set(0)
             metrics.refreshes.labels("unchanged").inc()
             return None
@@ -100,7 +100,7 @@ def make_draft(corpus: EmbeddedCorpus, queries_QD: F32, settings: RefreshSetting
     Raises:
         GenerationError: a check failed; says which and what to do.
     """
-    tower_width = int(json.loads(corpus.model)["model"]["output_dim"])
+    tower_width = int(json.loads(corpus.trained.model)["model"]["output_dim"])
     spread = check_embeddings(corpus.item_ids, corpus.embeddings_ND, tower_width)
     index = ItemIndex.build(corpus.item_ids, corpus.embeddings_ND, settings)
     self_retrieval, recall = check_index(index, corpus.embeddings_ND, queries_QD, settings.min_recall)
@@ -108,8 +108,7 @@ def make_draft(corpus: EmbeddedCorpus, queries_QD: F32, settings: RefreshSetting
         *corpus.commit,
         index,
         most_popular(corpus.item_ids, corpus.popularity_N),
-        corpus.towers,
-        corpus.model,
+        corpus.trained,
         CheckFigures(spread=spread, self_retrieval=self_retrieval, recall=recall),
         corpus.num_item_changes,
         float(corpus.popularity_N.sum()),
@@ -125,7 +124,7 @@ def check_queries(corpus: EmbeddedCorpus, reader: FeatureStoreReader) -> F32:
     users = [key.decode() for key, _ in itertools.islice(reader.items("user"), _MAX_CHECK_USERS)]
     if not users:
         return corpus.embeddings_ND[:_MAX_CHECK_USERS]
-    queries = QueryEmbedder(corpus.towers, corpus.model, StoreNames(reader)).embed(users)
+    queries = QueryEmbedder(corpus.trained, StoreNames(reader)).embed(users)
     interests_QID = each_interest(queries.embeddings_QD)
     finite_Q = np.isfinite(interests_QID).all((1, 2))
     if not finite_Q.all():
@@ -159,6 +158,10 @@ def _newest_shown(settings: RefreshSettings, metrics: RefresherMetrics) -> Manif
     if newest is not None:
         _show(newest, metrics)
     return newest
+
+
+def _made_of(manifest: Manifest) -> tuple[str, CommitInfo]:
+    return manifest.store, CommitInfo(manifest.commit, manifest.watermark_ms, manifest.latest_click_ms)
 
 
 def _show(manifest: Manifest, metrics: RefresherMetrics) -> None:

@@ -38,7 +38,8 @@ class Recommendations(BaseModel):
     user_id: str
     items: list[RecommendedItem]
     source: Literal["model", "popularity"] = Field(
-        description="popularity: nothing is known of this user, so these are the most popular items"
+        description="popularity: nothing is known of this user, or the store is another than the "
+        "generation was made of; these are the most popular items"
     )
     generation: str = Field(
         description="folder of the index and towers that were used: its number and commit"

@@ -17,9 +17,9 @@ import numpy as np
 from feature_store.errors import DualstreamError, GenerationError
 from feature_store.store import CommitInfo, FeatureStoreReader
 from index_refresher import generation
+from index_refresher.contents import Generation, Trained
 from index_refresher.delta import Delta, ItemFollower
 from index_refresher.embed import QueryEmbedder, QueryEmbeddings
-from index_refresher.generation import Generation
 from index_refresher.index import Found
 from index_refresher.metrics import ServerMetrics
 from index_refresher.names import StoreNames
@@ -87,7 +87,7 @@ class Recommender:
         clock_ms: Callable[[], int],
         exclude_history: bool,
         num_threads: int,
-        make_embedder: Callable[[bytes, str, StoreNames], Embedder] = QueryEmbedder,
+        make_embedder: Callable[[Trained, StoreNames], Embedder] = QueryEmbedder,
         make_follower: Callable[[Generation, StoreNames, int], Follower] = ItemFollower,
     ) -> None:
         self._generations = generations
@@ -221,7 +221,7 @@ class Recommender:
         loaded = generation.load(folder, self._num_threads)
         with self._reader_lock:
             names.check()
-            embedder = self._make_embedder(loaded.towers, loaded.model, names)
+            embedder = self._make_embedder(loaded.trained, names)
             follower = self._make_follower(loaded, names, self._num_threads)
         delta = follower.follow(self._commit, self._reader_lock) or Delta()
         self._served = _Served(folder, loaded, embedder, follower, delta)

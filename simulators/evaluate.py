@@ -141,7 +141,7 @@ def rank_by_store(store: Path, held: Held) -> Ranked:
     try:
         reader.catch_up()
         corpus = embed_corpus(reader)
-        embedder = QueryEmbedder(corpus.towers, corpus.model, StoreNames(reader))
+        embedder = QueryEmbedder(corpus.trained, StoreNames(reader))
         user_ids = held.test.reviews.user_ids
 
         def model(users: Sequence[int]) -> F32:

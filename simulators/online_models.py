@@ -48,7 +48,7 @@ class Generation:
         """
         corpus = embed_corpus(reader)
         self._embeddings_ND = corpus.embeddings_ND
-        self._embedder = QueryEmbedder(corpus.towers, corpus.model, StoreNames(reader))
+        self._embedder = QueryEmbedder(corpus.trained, StoreNames(reader))
         self._place_N = np.full(len(number_of), -1, np.int64)
         self._place_N[[number_of[item_id] for item_id in corpus.item_ids]] = np.arange(len(corpus.item_ids))
 

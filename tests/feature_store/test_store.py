@@ -171,12 +171,17 @@ def test_a_reader_moves_to_another_store_in_the_place_of_its_own(tmp_path: Path,
             store.commit({"user": [(b"a", b"%d" % round_number)]}, n, n)
         if round_number == 0:
             reader = FeatureStoreReader(path)
+            first = reader.identity
             store.close()
+            FeatureStore(path).close()
+            assert reader.catch_up().number == 5
+            assert reader.identity == first != ""
             shutil.rmtree(path)
             if not is_missed:
                 with pytest.raises(StoreError, match="there is no feature store"):
                     reader.catch_up()
     assert reader.catch_up() == CommitInfo(2, 1, 1)
+    assert reader.identity not in (first, "")
     assert reader.get("user", [b"a"]) == [b"1"]
     reader.close()
     store.close()

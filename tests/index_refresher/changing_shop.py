@@ -1,5 +1,6 @@
 """A trained shop that is served while it changes."""
 
+import shutil
 from pathlib import Path
 
 from learning import Shop, configuration, shop_events
@@ -45,16 +46,26 @@ class Served:
     """A trained shop that is served, and its refresher."""
 
     def __init__(self, settings: tuple[str, ...], path: Path) -> None:
-        self.shop = Shop(configuration(*settings), path / "store")
-        self.shop.apply(shop_events(8, num_clicks=120))
-        self.shop.session.flush()
-        self.shop.commit()
+        self._store_path = path / "store"
+        self.shop = self._trained(settings, shop_events(8, num_clicks=120))
         self.settings = RefreshSettings(path=path / "generations", min_recall=0)
         self._reader = FeatureStoreReader(path / "store")
-        self._store_path = path / "store"
         self._restarted: list[Recommender] = []
         self.registry = CollectorRegistry()
         self.recommender = self._recommender(self.registry)
+
+    def _trained(self, settings: tuple[str, ...], events: list[Event]) -> Shop:
+        shop = Shop(configuration(*settings), self._store_path)
+        shop.apply(events)
+        shop.session.flush()
+        shop.commit()
+        return shop
+
+    def replace_store(self, settings: tuple[str, ...], events: list[Event]) -> None:
+        """Put another shop's store in the place of this one's, while it is served."""
+        self.shop.close()
+        shutil.rmtree(self._store_path)
+        self.shop = self._trained(settings, events)
 
     def _recommender(self, registry: CollectorRegistry) -> Recommender:
         return Recommender(

@@ -11,6 +11,7 @@ from changing_shop import MODELS, Served
 from feature_store.configuration import RefreshSettings
 from feature_store.store import CommitInfo
 from index_refresher import generation
+from index_refresher.contents import Trained
 from index_refresher.embed import EmbeddedCorpus
 from index_refresher.manifest import Manifest
 from index_refresher.refresher import make_draft
@@ -30,8 +31,7 @@ def make_corpus() -> MakeCorpus:
             [f"{prefix}{i}" for i in range(num_items)],
             rng.normal(size=(num_items, width)).astype(np.float32),
             np.arange(num_items, dtype=np.float32),
-            f"towers of {commit}".encode(),
-            json.dumps({"model": {"output_dim": width}}),
+            Trained(f"towers of {commit}".encode(), json.dumps({"model": {"output_dim": width}}), "a store"),
         )
 
     return make

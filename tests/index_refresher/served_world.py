@@ -14,9 +14,9 @@ from feature_store.errors import StoreError
 from feature_store.store import CommitInfo
 from index_refresher import generation
 from index_refresher.checks import CheckFigures
+from index_refresher.contents import Draft, Generation, Popular, Trained
 from index_refresher.delta import Delta
 from index_refresher.embed import QueryEmbeddings
-from index_refresher.generation import Draft, Popular
 from index_refresher.index import ItemIndex
 from index_refresher.metrics import ServerMetrics
 from index_refresher.names import StoreNames
@@ -54,7 +54,7 @@ class FakeEmbedder:
     given: list[StoreNames]
     """To all that were made."""
 
-    def __init__(self, towers: bytes, model: str, names: StoreNames) -> None:
+    def __init__(self, trained: Trained, names: StoreNames) -> None:
         self.given.append(names)
         self.reader = cast(FakeReader, names.reader)
 
@@ -72,7 +72,7 @@ class FakeFollower:
     delta: Delta | None = None
     on_follow: Callable[[], object] = staticmethod(lambda: None)
 
-    def __init__(self, made: generation.Generation, names: StoreNames, num_threads: int) -> None:
+    def __init__(self, made: Generation, names: StoreNames, num_threads: int) -> None:
         self.told = False
 
     def follow(self, commit: CommitInfo, reader_lock: threading.Lock) -> Delta | None:
@@ -117,7 +117,7 @@ class World:
         index = ItemIndex.build(ids, vectors, RefreshSettings())
         popular = Popular(tuple(reversed(ids)), tuple(float(n) for n in range(len(ids), 0, -1)))
         figures = CheckFigures(spread=1, self_retrieval=1, recall=1)
-        draft = Draft(commit, 0, 0, index, popular, b"", "", figures)
+        draft = Draft(commit, 0, 0, index, popular, Trained(b"", "", ""), figures)
         return generation.publish(self.path, draft, 0, keep=3).folder_name
 
     def start(self, items: dict[str, float]) -> str:

@@ -126,7 +126,7 @@ def test_queries_are_embedded_as_the_learner_does(shop: Shop, reader: FeatureSto
     """Also those of a user never heard of. A query is divided by the temperature, and asks for popularity."""
     corpus = embed_corpus(reader)
     users = [*USERS, "stranger"]
-    queries = QueryEmbedder(corpus.towers, corpus.model, StoreNames(reader)).embed(users)
+    queries = QueryEmbedder(corpus.trained, StoreNames(reader)).embed(users)
     model = shop.state.config.model
     expected = learner_queries(shop, users)
     scaled = queries.embeddings_QD[..., : expected.shape[-1]] * model.temperature
@@ -145,7 +145,7 @@ def test_a_score_is_the_inner_product_over_temperature_plus_popularity(
     shop: Shop, reader: FeatureStoreReader
 ) -> None:
     corpus = embed_corpus(reader)
-    queries = QueryEmbedder(corpus.towers, corpus.model, StoreNames(reader)).embed(USERS).embeddings_QD
+    queries = QueryEmbedder(corpus.trained, StoreNames(reader)).embed(USERS).embeddings_QD
     scores = best_scores(queries, corpus.embeddings_ND)
     model = shop.state.config.model
     rows = shop.state.tables.user
@@ -172,7 +172,7 @@ def test_a_history_is_the_users_newest_clicks(shop: Shop, reader: FeatureStoreRe
     shop.session.flush()
     shop.commit()
     reader.catch_up()
-    embedder = QueryEmbedder(corpus.towers, corpus.model, StoreNames(reader))
+    embedder = QueryEmbedder(corpus.trained, StoreNames(reader))
     queries = embedder.embed(["u1", "stranger"])
     assert queries.history == ([items[-length:], []] if length else [[], []])
     assert queries.known_Q.tolist() == [True, False]
@@ -181,15 +181,15 @@ def test_a_history_is_the_users_newest_clicks(shop: Shop, reader: FeatureStoreRe
 def test_queries_keep_the_towers_of_their_generation(shop: Shop, reader: FeatureStoreReader) -> None:
     """Rows move on with the commits; the towers stay those that the items were embedded under."""
     corpus = embed_corpus(reader)
-    embedder = QueryEmbedder(corpus.towers, corpus.model, StoreNames(reader))
+    embedder = QueryEmbedder(corpus.trained, StoreNames(reader))
     stranger = embedder.embed(["stranger"]).embeddings_QD
     shop.apply(shop_events(9, num_clicks=60)[40:])
     shop.session.flush()
     shop.commit()
     reader.catch_up()
-    assert embed_corpus(reader).towers != corpus.towers
+    assert embed_corpus(reader).trained.towers != corpus.trained.towers
     np.testing.assert_array_equal(embedder.embed(["stranger"]).embeddings_QD, stranger)
-    newer = QueryEmbedder(embed_corpus(reader).towers, corpus.model, StoreNames(reader))
+    newer = QueryEmbedder(embed_corpus(reader).trained, StoreNames(reader))
     assert (newer.embed(["stranger"]).embeddings_QD != stranger).any()
 
 
@@ -198,7 +198,7 @@ def test_a_value_newer_than_the_view_is_missing_until_caught_up(
 ) -> None:
     """A query may name feature values and items that came after the embedder was made."""
     corpus = embed_corpus(reader)
-    embedder = QueryEmbedder(corpus.towers, corpus.model, StoreNames(reader))
+    embedder = QueryEmbedder(corpus.trained, StoreNames(reader))
     embedder.embed(USERS)
     shop.apply([UserFeatures(id="u2", ts_ms=10_000, features={"country": "unheard of"})])
     shop.session.flush()
@@ -234,7 +234,7 @@ def test_an_empty_corpus_is_empty(tmp_path: Path) -> None:
     reader.catch_up()
     corpus = embed_corpus(reader)
     assert (corpus.item_ids, len(corpus.embeddings_ND), len(corpus.popularity_N)) == ([], 0, 0)
-    queries = QueryEmbedder(corpus.towers, corpus.model, StoreNames(reader)).embed(["stranger"])
+    queries = QueryEmbedder(corpus.trained, StoreNames(reader)).embed(["stranger"])
     assert bool(np.isfinite(queries.embeddings_QD).all())
     assert not queries.known_Q.any()
     reader.close()

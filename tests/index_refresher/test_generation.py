@@ -47,7 +47,8 @@ def test_what_is_published_is_what_is_loaded(tmp_path: Path, publish: Publish) -
     assert (manifest.created_ms, manifest.num_items, manifest.index_kind) == (70_000, 30, "flat")
     assert loaded.popular.item_ids[:3] == ("i29", "i28", "i27")
     assert loaded.popular.scores[:3] == (29.0, 28.0, 27.0)
-    assert (loaded.towers, len(loaded.item_index)) == (b"towers of 7", 30)
+    assert (loaded.trained.towers, loaded.trained.store) == (b"towers of 7", "a store")
+    assert len(loaded.item_index) == 30
     for name in FILES:
         content = (tmp_path / "00000001-7" / name).read_bytes()
         digest = manifest.files[name]
@@ -180,12 +181,14 @@ from feature_store.configuration import RefreshSettings
 from index_refresher import generation
 from index_refresher.checks import CheckFigures
 from index_refresher.index import ItemIndex
+from index_refresher.contents import Draft, Popular, Trained
 
 rng = np.random.default_rng(0)
 vectors = rng.normal(size=(20_000, 16)).astype(np.float32)
 index = ItemIndex.build([str(i) for i in range(20_000)], vectors, RefreshSettings())
 figures = CheckFigures(spread=1.0, self_retrieval=1.0, recall=1.0)
-draft = generation.Draft(1, 0, 0, index, generation.Popular(("1",), (1.0,)), b"towers", "{}", figures)
+popular, trained = Popular(("1",), (1.0,)), Trained(b"towers", "{}", "")
+draft = Draft(1, 0, 0, index, popular, trained, figures)
 while True:
     generation.publish(Path(sys.argv[1]), draft, 0, keep=2)
     print("published", flush=True)

@@ -10,8 +10,8 @@ from served_world import FakeEmbedder, World
 from feature_store.configuration import RefreshSettings
 from index_refresher import generation
 from index_refresher.checks import CheckFigures
+from index_refresher.contents import Draft, Popular, Trained
 from index_refresher.embed import QueryEmbeddings
-from index_refresher.generation import Draft, Popular
 from index_refresher.index import ItemIndex
 
 
@@ -25,7 +25,8 @@ def test_a_user_of_several_interests_gets_the_items_that_any_of_them_finds_best(
     world.start({"a": 1})
     index = ItemIndex.build(ids, items, RefreshSettings())
     popular, figures = Popular(("i7",), (1.0,)), CheckFigures(spread=1, self_retrieval=1, recall=1)
-    generation.publish(world.path, Draft(6, 0, 0, index, popular, b"", "", figures), 0, keep=3)
+    draft = Draft(6, 0, 0, index, popular, Trained(b"", "", ""), figures)
+    generation.publish(world.path, draft, 0, keep=3)
     history = [["i3"], [], []]
     known = np.ones(3, bool)
 

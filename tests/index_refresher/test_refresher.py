@@ -23,6 +23,7 @@ class FakeReader:
 
     def __init__(self) -> None:
         self.commit = CommitInfo()
+        self.identity = "a store"
         self.failure: Exception | None = None
 
     def catch_up(self) -> CommitInfo:
@@ -93,6 +94,13 @@ def test_the_same_commit_number_of_another_store_is_another_commit(world: World)
     assert world.refresh() == "00000002-3"
 
 
+def test_another_store_is_refreshed_though_its_commit_says_the_same(world: World) -> None:
+    world.commit(3)
+    world.refresh()
+    world.reader.identity = "another store"
+    assert world.refresh() == "00000002-3"
+
+
 def test_age_and_staleness_are_of_the_newest_generation(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,8 +139,9 @@ def test_a_collapsed_tower_is_seen_behind_the_popularity_column(world: World) ->
     """The model says how wide the towers are; the column after that is popularity."""
     world.commit(1)
     collapsed = np.concatenate([np.ones((30, 7), np.float32), world.corpus.embeddings_ND[:, :1]], axis=1)
+    model = json.dumps({"model": {"output_dim": 7}})
     world.corpus = world.corpus._replace(
-        embeddings_ND=collapsed, model=json.dumps({"model": {"output_dim": 7}})
+        embeddings_ND=collapsed, trained=world.corpus.trained._replace(model=model)
     )
     with pytest.raises(GenerationError, match="the model has collapsed"):
         world.refresh()
