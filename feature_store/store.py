@@ -1,14 +1,11 @@
 """The feature store: RocksDB column families that change only by whole commits.
 
-Owns the folder on disk, the column families, the one atomic write and the reader for other processes. Never
-interprets a value. Every column family holds the number of the commit that it belongs to under the empty key,
-so that a reader can tell a torn view from a whole one.
+Owns the folder on disk, the column families, and the one atomic write. Never interprets a value. Every column
+family holds the number of the commit that it belongs to under the empty key, so that a reader can tell a torn
+view from a whole one.
 """
 
 import logging
-import shutil
-import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -37,7 +34,6 @@ FAMILIES = (
     "meta",
 )
 _COMMIT_KEY = b""
-_CATCH_UP_TRIES = 20
 
 RowWrites = Mapping[str, Iterable[RowChunk]]
 _NO_ROWS: RowWrites = {}
@@ -64,7 +60,7 @@ class CommitInfo(NamedTuple):
         return cls() if value is None else cls(*msgpack.unpackb(value))
 
 
-class _Families:
+class Families:
     """Reading, common to the trainer's store and the readers of other processes."""
 
     _keeps_blocks = False
@@ -95,7 +91,7 @@ class _Families:
             self._db.close()
 
 
-class FeatureStore(_Families):
+class FeatureStore(Families):
     """The trainer's store: the only writer."""
 
     def __init__(self, path: Path) -> None:
@@ -194,103 +190,3 @@ class FeatureStore(_Families):
         """Release the lock; what was committed is on disk already."""
         self._handle.clear()
         super().close()
-
-
-class FeatureStoreReader(_Families):
-    """A view of the store for other processes: it stands still until `catch_up`. For one thread at a time."""
-
-    _keeps_blocks = True
-
-    def __init__(self, path: Path) -> None:
-        """Open a view of the store at `path`.
-
-        Raises:
-            StoreError: there is no store there yet, or RocksDB cannot read it.
-        """
-        self._path = path
-        self.commit_info = CommitInfo()
-        self.identity = ""
-        """Which store is shown, whatever its commits say: RocksDB names each that is made."""
-        self._newest = 0
-        self._files: list[str] = []
-        self._open()
-
-    def catch_up(self) -> CommitInfo:
-        """Move the view to the newest whole commit and say which that is.
-
-        Raises:
-            StoreError: the view stays torn: column families disagree about the commit after several tries.
-        """
-        try:
-            files = self._list_files()
-        except StoreError:
-            self._files = []  # what comes in its place may have files of the same names
-            raise
-        if files != self._files:
-            self._reopen()
-        if not self._is_whole():
-            self._reopen()
-            if not self._is_whole():
-                raise StoreError(
-                    f"the view of {self._path} stays between commits {sorted(self._infos())}; "
-                    "is the disk failing?"
-                )
-        return self.commit_info
-
-    def _is_whole(self) -> bool:
-        """Catch up; return whether all column families are of the newest commit that was ever seen in one."""
-        for _ in range(_CATCH_UP_TRIES):
-            try:
-                self._db.try_catch_up_with_primary()
-            except Exception as error:
-                raise StoreError(f"RocksDB cannot follow the feature store {self._path}: {error}") from error
-            infos = self._infos()
-            self._newest = max(self._newest, *(info.number for info in infos))
-            if {info.number for info in infos} == {self._newest}:
-                self.commit_info = infos.pop()
-                return True
-            time.sleep(0.005)
-        return False
-
-    def _reopen(self) -> None:
-        """Begin the view anew. RocksDB's own does not follow to the manifest that the next trainer begins.
-
-        When a log file has given way to tables it may also miss the last commits, in some families or in all,
-        or go back to before them, until the next one is written: for ever, if none is. If no other can be
-        opened, the one there is stays: who reads it goes on.
-        """
-        db, families, scratch = self._db, self._family, self._scratch
-        self._open()
-        families.clear()
-        db.close()
-        shutil.rmtree(scratch, ignore_errors=True)
-
-    def close(self) -> None:
-        """Release the view and its scratch folder."""
-        super().close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
-
-    def _open(self) -> None:
-        files, self._files = self._list_files(), []
-        self._newest = 0
-        scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
-        try:
-            super().__init__(self._path, AccessType.secondary(str(scratch)))
-        except Exception as error:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise StoreError(f"RocksDB cannot read the feature store {self._path}: {error}") from error
-        self._files, self._scratch = files, scratch
-        self.identity = files[0]
-
-    def _list_files(self) -> list[str]:
-        """Return which store it is, and which manifest and log files it is made of now."""
-        try:
-            manifest = (self._path / "CURRENT").read_text()
-            identity = "".join(file.read_text() for file in self._path.glob("IDENTITY"))
-        except FileNotFoundError:
-            raise StoreError(
-                f"there is no feature store in {self._path}; start stream-trainer first, or set store.path"
-            ) from None
-        except OSError as error:
-            raise StoreError(f"cannot read the feature store {self._path}: {error.strerror}") from None
-        return [identity, manifest, *sorted(file.name for file in self._path.glob("*.log"))]

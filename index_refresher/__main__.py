@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from feature_store.configuration import Configuration
 from feature_store.errors import AddressError, DualstreamError
 from feature_store.settings import add_settings_arguments, command_line, configuration_from
-from feature_store.store import FeatureStoreReader
+from feature_store.store_reader import FeatureStoreReader
 from feature_store.telemetry import StopSignals, configure_logging, run_main, serve_metrics
 from index_refresher import generation
 from index_refresher.manifest import Manifest

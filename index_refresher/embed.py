@@ -25,7 +25,8 @@ from feature_store.configuration import FeatureSettings, ModelSettings
 from feature_store.errors import StoreError
 from feature_store.item_changes import KEY, ItemChanges
 from feature_store.row_layout import RowLayout
-from feature_store.store import CommitInfo, FeatureStoreReader
+from feature_store.store import CommitInfo
+from feature_store.store_reader import FeatureStoreReader
 from index_refresher.contents import Trained
 from index_refresher.names import StoreNames
 from stream_trainer.models import frequency

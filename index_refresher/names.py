@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from feature_store.store import FeatureStoreReader
+from feature_store.store_reader import FeatureStoreReader
 
 _NUM_COMPARED = 64
 

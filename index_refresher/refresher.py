@@ -16,7 +16,8 @@ import numpy as np
 
 from feature_store.configuration import RefreshSettings
 from feature_store.errors import GenerationError, StoreError
-from feature_store.store import CommitInfo, FeatureStoreReader
+from feature_store.store import CommitInfo
+from feature_store.store_reader import FeatureStoreReader
 from index_refresher import generation
 from index_refresher.checks import CheckFigures, check_embeddings, check_index
 from index_refresher.contents import Draft, Popular

@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from feature_store.errors import DualstreamError, GenerationError
-from feature_store.store import CommitInfo, FeatureStoreReader
+from feature_store.store import CommitInfo
+from feature_store.store_reader import FeatureStoreReader
 from index_refresher import generation
 from index_refresher.contents import Generation, Trained
 from index_refresher.delta import Delta, ItemFollower

@@ -35,6 +35,7 @@ from simulators.compare_trials import Task, Trials, part_digest
 from simulators.contenders import CONTENDERS, Overrides
 from simulators.dataset import Dataset
 from simulators.evaluate import Held, figures_of, hold_out
+from simulators.processor import fastest_precision
 from simulators.sampling import SAMPLE_SHARE, Times, bootstrap_sample, sample_users, tuning_part
 from simulators.trials import Trial
 
@@ -250,4 +251,5 @@ def _about(dataset: Dataset, helds: Sequence[Held], options: Options, tuned: _Tu
         "num_samples": options.num_samples,
         "sample_share": options.sample_share if options.num_samples else None,
         "settings_for_all": list(options.asked),
+        "precision": fastest_precision(),
     }

@@ -126,6 +126,7 @@ def about(result: Mapping[str, Any]) -> list[str]:
         lines.append("not tuned: every contender with its own settings")
     if result["settings_for_all"]:
         lines.append(f"for all: {', '.join(result['settings_for_all'])}")
+    lines.append(f"learned in {result['precision']} unless it says otherwise: what is fastest here")
     if result["quick"]:
         lines.append("quick: few users, epochs and candidates; the order may be another with all of them")
     if len(result["code"]) > 1:

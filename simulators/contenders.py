@@ -6,6 +6,8 @@ Owns the names that `--models` knows. Never trains or ranks: `trials.py` does.
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from simulators.processor import fastest_precision
+
 How = Literal["epochs", "stream", "als", "popularity", "random"]
 Overrides = tuple[str, ...]
 
@@ -28,14 +30,15 @@ class Contender(NamedTuple):
 
 
 # bfloat16 is no worse here than float32, and half again as fast where the processor has it.
-_EPOCHS: Overrides = ("learning.rehearsal_ratio=0", "learning.precision=bfloat16")
+_PRECISION = f"learning.precision={fastest_precision()}"
+_EPOCHS: Overrides = ("learning.rehearsal_ratio=0", _PRECISION)
 _PAPER_RATES: Overrides = ("learning.rows_learning_rate=1e-2", "learning.dense_learning_rate=1e-3")
 _AS_PAPER: Overrides = (*_EPOCHS, *_PAPER_RATES, "learning.batch_size=256", "epochs.count=8")
 _PAPER: Overrides = ("model.preset=paper_mended", *_AS_PAPER)
 _DEFAULT: Overrides = (*_EPOCHS, "learning.batch_size=1024", "epochs.count=8")
 # Popularity as of the whole log: what leave-last-out holds out is of any time.
 _OF_ANY_TIME: Overrides = ("learning.frequency_half_life=200000", "model.popularity_weight=0.6")
-_STREAMED: Overrides = ("learning.precision=bfloat16",)
+_STREAMED: Overrides = (_PRECISION,)
 _PAPER_GRID: tuple[Overrides, ...] = (
     (),
     ("learning.rows_learning_rate=3e-2",),

@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from feature_store.configuration import Configuration
 from feature_store.errors import DataError
-from feature_store.store import FeatureStoreReader
 from feature_store.store_process import open_store
+from feature_store.store_reader import FeatureStoreReader
 from index_refresher.embed import EmbeddedCorpus, QueryEmbedder, embed_corpus
 from index_refresher.names import StoreNames
 from simulators.baselines import F32, Scorer, popularity_scorer, random_scorer

@@ -16,18 +16,12 @@ import numpy as np
 
 from feature_store.configuration import Configuration
 from feature_store.schema import Event, EventKind, Impression
-from feature_store.store import FeatureStore, FeatureStoreReader
+from feature_store.store import FeatureStore
+from feature_store.store_reader import FeatureStoreReader
 from simulators.dataset import Dataset
 from simulators.epochs import EpochSettings, train_epochs
 from simulators.metrics import Ranks
-from simulators.online_models import (
-    I64,
-    Follower,
-    Generation,
-    Questions,
-    WatchedSession,
-    copy_store,
-)
+from simulators.online_models import I64, Follower, Generation, Questions, WatchedSession, copy_store
 from simulators.online_plan import Plan, needed_refreshes
 from simulators.timeline import num_events, timeline
 from stream_trainer.chunker import Chunker

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from feature_store.configuration import Configuration
 from feature_store.numbering import Numbering
-from feature_store.store import FAMILIES, FeatureStore, FeatureStoreReader
+from feature_store.store import FAMILIES, FeatureStore
+from feature_store.store_reader import FeatureStoreReader
 from index_refresher.embed import QueryEmbedder, embed_corpus
 from index_refresher.names import StoreNames
 from simulators.metrics import Ranks, middle_ranks

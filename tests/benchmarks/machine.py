@@ -1,4 +1,4 @@
-"""The machine under the bench: when it is idle, what its processor can, and a broker on it."""
+"""The machine under the bench: when it is idle, and a broker on it."""
 
 import os
 import subprocess
@@ -21,12 +21,6 @@ def settle() -> None:
         total, idle = (now - then for now, then in zip(_cpu_ticks(), before, strict=True))
         if idle > 0.9 * total:
             return
-
-
-def has_bfloat16() -> bool:
-    """Return whether the processor multiplies matrices of bfloat16 by instructions of its own."""
-    words = set(Path("/proc/cpuinfo").read_text().split())
-    return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def start_broker(folder: Path) -> tuple[subprocess.Popen[str], str]:

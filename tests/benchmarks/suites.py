@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from machine import has_bfloat16
 from pairs import BATCH, HIDDEN, NEGATIVES, NUM_ITEMS, NUM_USERS, batches, rate, time_steps
 from plain import NUM_THREADS, Plain
 from reference import Floor
@@ -24,6 +23,7 @@ from workload import (
 )
 
 from feature_store.configuration import Configuration
+from simulators.processor import fastest_precision
 from stream_trainer.models.factory import row_layouts
 
 
@@ -126,7 +126,7 @@ def paper_suite(folder: Path, address: str, num_batches: int, num_positives: int
         Row("p", "kafka-python's poll alone, records", 1, lambda _: polled_records_per_second(kafka)),
         Row("q", "poll, decode, merge and join, records", 1, lambda _: joined_records_per_second(kafka)),
     ]
-    best = "-bf16" if has_bfloat16() else ""
+    best = "-bf16" if fastest_precision() == "bfloat16" else ""
     claims = [
         Claim("learn step ÷ plain loop", "b", "a", 1.5),
         Claim("learn step ÷ floor", "b", "e", 0.5),
@@ -227,7 +227,7 @@ def _default_rows(
 
 
 def _default_claims(ratio: int) -> list[Claim]:
-    plain, best = f"a{ratio}", f"{ratio}-bf16" if has_bfloat16() else f"{ratio}"
+    plain, best = f"a{ratio}", f"{ratio}-bf16" if fastest_precision() == "bfloat16" else f"{ratio}"
     return [
         Claim(f"rehearsal {ratio}: learn step ÷ plain loop", f"b{ratio}", plain, 1.5),
         Claim("learn step ÷ floor", f"b{ratio}", f"e{ratio}", 0.5),
@@ -270,7 +270,7 @@ def _tenth_of_rows_mib(config: Configuration) -> int:
 
 def _possible(suite: Suite) -> Suite:
     """Leave out bfloat16 where the processor has no instructions for it."""
-    if has_bfloat16():
+    if fastest_precision() == "bfloat16":
         return suite
     rows = [row for row in suite.rows if not row.name.endswith("16")]
     claims = [claim for claim in suite.claims if not claim.row.endswith("16")]

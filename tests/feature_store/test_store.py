@@ -1,6 +1,5 @@
-"""The store on a real disk: whole commits or none, one writer, and a reader that stands still."""
+"""The store on a real disk: whole commits or none, one writer."""
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,19 +10,13 @@ from rocksdict import Rdict
 
 from feature_store.errors import StoreCorruptError, StoreError, StoreLockedError
 from feature_store.rocksdb_options import options
-from feature_store.store import FAMILIES, CommitInfo, FeatureStore, FeatureStoreReader
+from feature_store.store import FAMILIES, CommitInfo, FeatureStore
+from feature_store.store_reader import FeatureStoreReader
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[FeatureStore]:
     opened = FeatureStore(tmp_path / "deep" / "store")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def reader(store: FeatureStore, tmp_path: Path) -> Iterator[FeatureStoreReader]:
-    opened = FeatureStoreReader(tmp_path / "deep" / "store")
     yield opened
     opened.close()
 
@@ -122,87 +115,6 @@ def test_families_of_different_commits_are_refused(tmp_path: Path) -> None:
         FeatureStore(tmp_path)
 
 
-def test_a_reader_stands_still_until_it_catches_up(store: FeatureStore, reader: FeatureStoreReader) -> None:
-    assert reader.catch_up() == CommitInfo(0, 0, 0)
-    store.commit({"user": [(b"a", b"1")], "meta": [(b"m", b"2")]}, 7, 8)
-    assert reader.get("user", [b"a"]) == [None]
-    assert reader.commit_info.number == 0
-    assert reader.catch_up() == reader.commit_info == CommitInfo(1, 7, 8)
-    assert reader.get("user", [b"a", b"b"]) == [b"1", None]
-    assert list(reader.items("meta")) == [(b"m", b"2")]
-
-
-def test_a_reader_sees_a_last_commit_whose_log_has_given_way_to_tables(
-    store: FeatureStore, reader: FeatureStoreReader
-) -> None:
-    """RocksDB's view alone does not: it moves on by what it reads in logs, and nothing more is written."""
-    store.commit({"user": [(b"a", b"1")]}, 1, 1)
-    assert reader.catch_up().number == 1
-    store.commit({"user": [(b"a", b"2")]}, 2, 2)
-    for family in store._family.values():
-        family.flush()
-    assert reader.catch_up().number == 2
-    assert reader.get("user", [b"a"]) == [b"2"]
-
-
-def test_a_view_that_cannot_be_opened_anew_stays(
-    store: FeatureStore, reader: FeatureStoreReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.commit({"user": [(b"a", b"1")]}, 1, 1)
-    reader.catch_up()
-    reader._files = []  # as after a switch of logs
-    with monkeypatch.context() as patch:
-        patch.setattr("feature_store.store.Rdict", lambda *_, **__: 1 / 0)
-        with pytest.raises(StoreError, match="cannot read"):
-            reader.catch_up()
-    assert reader.get("user", [b"a"]) == [b"1"]
-    store.commit({"user": [(b"a", b"2")]}, 2, 2)
-    assert reader.catch_up().number == 2
-    assert reader.get("user", [b"a"]) == [b"2"]
-
-
-@pytest.mark.parametrize("is_missed", [False, True])
-def test_a_reader_moves_to_another_store_in_the_place_of_its_own(tmp_path: Path, is_missed: bool) -> None:
-    """Also where the files of both have the same names, and whether or not it looked in between."""
-    path = tmp_path / "store"
-    for round_number, num_commits in enumerate((5, 2)):
-        store = FeatureStore(path)
-        for n in range(num_commits):
-            store.commit({"user": [(b"a", b"%d" % round_number)]}, n, n)
-        if round_number == 0:
-            reader = FeatureStoreReader(path)
-            first = reader.identity
-            store.close()
-            FeatureStore(path).close()
-            assert reader.catch_up().number == 5
-            assert reader.identity == first != ""
-            shutil.rmtree(path)
-            if not is_missed:
-                with pytest.raises(StoreError, match="there is no feature store"):
-                    reader.catch_up()
-    assert reader.catch_up() == CommitInfo(2, 1, 1)
-    assert reader.identity not in (first, "")
-    assert reader.get("user", [b"a"]) == [b"1"]
-    reader.close()
-    store.close()
-
-
-def test_a_reader_refuses_a_torn_view(tmp_path: Path) -> None:
-    FeatureStore(tmp_path).close()
-    raw = Rdict(str(tmp_path), options(), {name: options() for name in FAMILIES})
-    raw.get_column_family("item")[b""] = CommitInfo(4, 5, 6).encode()
-    reader = FeatureStoreReader(tmp_path)
-    with pytest.raises(StoreError, match="between commits"):
-        reader.catch_up()
-    reader.close()
-    raw.close()
-
-
-def test_a_reader_of_nothing_says_what_to_start(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="start stream-trainer first"):
-        FeatureStoreReader(tmp_path)
-
-
 @pytest.mark.parametrize("inside", ["", "store"])
 def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path, inside: str) -> None:
     path = tmp_path / "file" / inside
@@ -213,11 +125,3 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path, inside: str)
         FeatureStore(path)
     with pytest.raises(StoreError, match=f"cannot read the feature store {path}: Not a directory"):
         FeatureStoreReader(path)
-
-
-def test_a_reader_leaves_nothing_behind(store: FeatureStore, tmp_path: Path) -> None:
-    reader = FeatureStoreReader(tmp_path / "deep" / "store")
-    scratch = reader._scratch
-    assert scratch.is_dir()
-    reader.close()
-    assert not scratch.exists()

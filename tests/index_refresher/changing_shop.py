@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from feature_store.configuration import RefreshSettings
 from feature_store.schema import Deleted, Event, EventKind, ItemFeatures
-from feature_store.store import FeatureStoreReader
+from feature_store.store_reader import FeatureStoreReader
 from index_refresher.metrics import RefresherMetrics, ServerMetrics
 from index_refresher.refresher import full_refresh
 from index_refresher.serving import Answer, Recommender

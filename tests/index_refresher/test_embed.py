@@ -11,7 +11,8 @@ from learning import Shop, configuration, shop_events
 from feature_store.configuration import RefreshSettings
 from feature_store.errors import StoreError
 from feature_store.schema import Click, Deleted, EventKind, Impression, ItemFeatures, UserFeatures
-from feature_store.store import FeatureStore, FeatureStoreReader
+from feature_store.store import FeatureStore
+from feature_store.store_reader import FeatureStoreReader
 from index_refresher.embed import QueryEmbedder, embed_corpus
 from index_refresher.names import StoreNames
 from index_refresher.refresher import check_queries, make_draft

@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from feature_store.store import FeatureStoreReader
+from feature_store.store_reader import FeatureStoreReader
 from index_refresher.names import Names, StoreNames
 
 

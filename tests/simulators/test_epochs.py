@@ -11,7 +11,8 @@ import pytest
 from feature_store.configuration import Configuration
 from feature_store.errors import SettingsError
 from feature_store.settings import load_configuration
-from feature_store.store import FeatureStore, FeatureStoreReader
+from feature_store.store import FeatureStore
+from feature_store.store_reader import FeatureStoreReader
 from simulators.dataset import Dataset, load_dataset
 from simulators.epochs import EpochSettings, Past, fold_past, prefix_means, rebuild_means, train_epochs
 from simulators.evaluate import figures_of, hold_out, popularity_scorer, rank_by_scorer, rank_by_store

@@ -10,7 +10,8 @@ from feature_store.configuration import Configuration
 from feature_store.errors import DataError
 from feature_store.schema import ItemFeatures
 from feature_store.settings import load_configuration
-from feature_store.store import FeatureStore, FeatureStoreReader
+from feature_store.store import FeatureStore
+from feature_store.store_reader import FeatureStoreReader
 from simulators.dataset import Dataset, load_dataset
 from simulators.epochs import EpochSettings
 from simulators.online import FROZEN, NEVER, ONLINE, RETRAINED, PassResult, Retraining, run_online

@@ -1,0 +1,137 @@
+"""A view of the feature store for other processes, by RocksDB's secondary instances.
+
+Owns how the view is moved: which files tell that there is something new, when it must be begun anew, and what
+keeps a torn view from being read. Other threads stand still while RocksDB works. Never writes to the store.
+"""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from rocksdict import AccessType
+
+from feature_store.errors import StoreError
+from feature_store.store import CommitInfo, Families
+
+_CATCH_UP_TRIES = 20
+
+
+class _Files(NamedTuple):
+    """Which store it is, and which manifest and log files of what sizes it is made of now."""
+
+    identity: str
+    manifest: str
+    logs: dict[str, int]
+
+    def go_on_in(self, later: Self) -> bool:
+        """Whether nothing of it has given way to something else."""
+        return self[:2] == later[:2] and self.logs.keys() <= later.logs.keys()
+
+
+class FeatureStoreReader(Families):
+    """A view of the store for other processes: it stands still until `catch_up`. For one thread at a time."""
+
+    _keeps_blocks = True
+
+    def __init__(self, path: Path) -> None:
+        """Open a view of the store at `path`.
+
+        Raises:
+            StoreError: there is no store there yet, or RocksDB cannot read it.
+        """
+        self._path = path
+        self.commit_info = CommitInfo()
+        self.identity = ""
+        """Which store is shown, whatever its commits say: RocksDB names each that is made."""
+        self._newest = 0
+        self._files: _Files | None = self._open()
+
+    def catch_up(self) -> CommitInfo:
+        """Move the view to the newest whole commit and say which that is.
+
+        Raises:
+            StoreError: the view stays torn: column families disagree about the commit after several tries.
+        """
+        known, self._files = self._files, None  # after a failure all is done anew
+        files = self._list_files()
+        if known is None or not known.go_on_in(files):
+            files = self._reopen()
+        elif files == known and self.commit_info.number:  # to ask RocksDB takes some 40 ms
+            self._files = files
+            return self.commit_info
+        if not self._is_whole():
+            files = self._reopen()
+            if not self._is_whole():
+                raise StoreError(
+                    f"the view of {self._path} stays between commits {sorted(self._infos())}; "
+                    "is the disk failing?"
+                )
+        self._files = files
+        return self.commit_info
+
+    def _is_whole(self) -> bool:
+        """Catch up; return whether all column families are of the newest commit that was ever seen in one."""
+        for _ in range(_CATCH_UP_TRIES):
+            try:
+                self._db.try_catch_up_with_primary()
+            except Exception as error:
+                raise StoreError(f"RocksDB cannot follow the feature store {self._path}: {error}") from error
+            infos = self._infos()
+            self._newest = max(self._newest, *(info.number for info in infos))
+            if {info.number for info in infos} == {self._newest}:
+                self.commit_info = infos.pop()
+                return True
+            time.sleep(0.005)
+        return False
+
+    def _reopen(self) -> _Files:
+        """Begin the view anew. RocksDB's own does not follow to the manifest that the next trainer begins.
+
+        When a log file has given way to tables it may also miss the last commits, in some families or in all,
+        or go back to before them, until the next one is written: for ever, if none is. If no other can be
+        opened, the one there is stays: who reads it goes on.
+        """
+        db, families, scratch = self._db, self._family, self._scratch
+        files = self._open()
+        families.clear()
+        db.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+        return files
+
+    def close(self) -> None:
+        """Release the view and its scratch folder."""
+        super().close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _open(self) -> _Files:
+        files = self._list_files()
+        scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
+        try:
+            super().__init__(self._path, AccessType.secondary(str(scratch)))
+        except Exception as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise StoreError(f"RocksDB cannot read the feature store {self._path}: {error}") from error
+        self._scratch, self._newest, self.identity = scratch, 0, files.identity
+        return files
+
+    def _list_files(self) -> _Files:
+        try:
+            manifest = (self._path / "CURRENT").read_text()
+            identity = "".join(file.read_text() for file in self._path.glob("IDENTITY"))
+            logs = {file.name: _size(file) for file in self._path.glob("*.log")}
+        except FileNotFoundError:
+            raise StoreError(
+                f"there is no feature store in {self._path}; start stream-trainer first, or set store.path"
+            ) from None
+        except OSError as error:
+            raise StoreError(f"cannot read the feature store {self._path}: {error.strerror}") from None
+        return _Files(identity, manifest, logs)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # its rows went into tables meanwhile: the next look misses it
+        return -1
