@@ -1,8 +1,10 @@
-"""What a store's user and the process that owns it say to each other, over a worker's pipes.
+"""What a user of a store and the process that owns it or has a view of it say to each other, over pipes.
 
 Owns the shapes and their bytes.
 """
 
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import TypeAlias
 
 import msgspec
@@ -17,7 +19,7 @@ class Open(Struct, frozen=True, array_like=True, tag=0):
     """To the process, once: which store, and the file descriptor of the shared memory."""
 
     path: str
-    rows_fd: int
+    rows_fd: int = -1
 
 
 class Get(Struct, frozen=True, array_like=True, tag=1):
@@ -75,6 +77,10 @@ class Finish(Struct, frozen=True, array_like=True, tag=5):
     """To the process: the commit is whole."""
 
 
+class Look(Struct, frozen=True, array_like=True, tag=9):
+    """To a reader's process: the view is to show the newest commit."""
+
+
 class Opened(Struct, frozen=True, array_like=True, tag=10):
     """From the process: the store is open, and holds this."""
 
@@ -106,9 +112,35 @@ class Committed(Struct, frozen=True, array_like=True, tag=13):
     info: CommitInfo
 
 
-Order: TypeAlias = Open | Get | ReadAhead | Items | Begin | Put | PutRows | PutChanges | Finish
-Answer: TypeAlias = Opened | Values | ReadEarly | Pairs | Committed
+class Shown(Struct, frozen=True, array_like=True, tag=15):
+    """From a reader's process: what its view shows, and why it is no newer if `Look` failed."""
+
+    info: CommitInfo
+    identity: str
+    failure: str | None = None
+
+
+Order: TypeAlias = Open | Get | ReadAhead | Items | Begin | Put | PutRows | PutChanges | Finish | Look
+Answer: TypeAlias = Opened | Values | ReadEarly | Pairs | Committed | Shown
 
 encode = msgspec.msgpack.Encoder().encode
 decode_order = msgspec.msgpack.Decoder(Order).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
+
+
+def in_pieces(items: Iterator[tuple[bytes, bytes]]) -> Iterator[Pairs]:
+    """Yield a whole column family."""
+    is_last = False
+    while not is_last:
+        pairs = list(islice(items, PAIRS_A_MESSAGE))
+        is_last = len(pairs) < PAIRS_A_MESSAGE
+        yield Pairs(pairs, is_last)
+
+
+def all_pairs(piece: Pairs, next_piece: Callable[[], Pairs]) -> list[tuple[bytes, bytes]]:
+    """Return a whole column family, of which this is the first piece."""
+    found = list(piece.pairs)
+    while not piece.is_last:
+        piece = next_piece()
+        found += piece.pairs
+    return found

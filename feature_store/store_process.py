@@ -30,6 +30,7 @@ from feature_store.store_messages import (
     ReadAhead,
     ReadEarly,
     Values,
+    all_pairs,
     decode_answer,
     encode,
 )
@@ -159,14 +160,7 @@ class StoreProcess:
         self.is_durable(wait=True)
         self._receive_early()
         self._worker.send(encode(Items(family)))
-        found: list[tuple[bytes, bytes]] = []
-        is_last = False
-        while not is_last:
-            answer = decode_answer(self._worker.receive() or b"")
-            assert isinstance(answer, Pairs)
-            found += answer.pairs
-            is_last = answer.is_last
-        return iter(found)
+        return iter(all_pairs(self._next_pairs(), self._next_pairs))
 
     def commit(self, writes: Writes, watermark_ms: int, latest_click_ms: int, rows: RowWrites) -> CommitInfo:
         """Begin a commit, which `is_durable` hands over; waits for the commit before."""
@@ -203,6 +197,11 @@ class StoreProcess:
             self._hand_over(None)
             self._worker.close()
             self._rows.close()
+
+    def _next_pairs(self) -> Pairs:
+        answer = decode_answer(self._worker.receive() or b"")
+        assert isinstance(answer, Pairs)
+        return answer
 
     def _wait_for_commit(self) -> None:
         if self._is_writing:

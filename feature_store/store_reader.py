@@ -7,8 +7,10 @@ keeps a torn view from being read. Other threads stand still while RocksDB works
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from rocksdict import AccessType
 
@@ -18,7 +20,7 @@ from feature_store.store import CommitInfo, Families
 _CATCH_UP_TRIES = 20
 
 
-class _Files(NamedTuple):
+class StoreFiles(NamedTuple):
     """Which store it is, and which manifest and log files of what sizes it is made of now."""
 
     identity: str
@@ -30,8 +32,37 @@ class _Files(NamedTuple):
         return self[:2] == later[:2] and self.logs.keys() <= later.logs.keys()
 
 
-class FeatureStoreReader(Families):
+class StoreReader(Protocol):
     """A view of the store for other processes: it stands still until `catch_up`. For one thread at a time."""
+
+    @property
+    def commit_info(self) -> CommitInfo:
+        """The commit that is shown."""
+
+    @property
+    def identity(self) -> str:
+        """Which store is shown, whatever its commits say: RocksDB names each that is made."""
+
+    def get(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the value of each key, None where there is none."""
+
+    def items(self, family: str) -> Iterator[tuple[bytes, bytes]]:
+        """Iterate over all keys and values in the order of keys, without the commit's own."""
+
+    def catch_up(self, lock: AbstractContextManager[object] | None = None) -> CommitInfo:
+        """Move the view to the newest whole commit and say which that is. Others may read it meanwhile, who
+        hold `lock` while they do.
+
+        Raises:
+            StoreError: the store is not there, cannot be read, or the view stays torn. What was shown stays.
+        """
+
+    def close(self) -> None:
+        """Release the view."""
+
+
+class FeatureStoreReader(Families):
+    """A `StoreReader` in this process, which stands still while the view moves."""
 
     _keeps_blocks = True
 
@@ -44,18 +75,21 @@ class FeatureStoreReader(Families):
         self._path = path
         self.commit_info = CommitInfo()
         self.identity = ""
-        """Which store is shown, whatever its commits say: RocksDB names each that is made."""
         self._newest = 0
-        self._files: _Files | None = self._open()
+        self._files: StoreFiles | None = self._open()
 
-    def catch_up(self) -> CommitInfo:
+    def catch_up(self, lock: AbstractContextManager[object] | None = None) -> CommitInfo:
         """Move the view to the newest whole commit and say which that is.
 
         Raises:
             StoreError: the view stays torn: column families disagree about the commit after several tries.
         """
+        with lock or nullcontext():
+            return self._catch_up()
+
+    def _catch_up(self) -> CommitInfo:
         known, self._files = self._files, None  # after a failure all is done anew
-        files = self._list_files()
+        files = store_files(self._path)
         if known is None or not known.go_on_in(files):
             files = self._reopen()
         elif files == known and self.commit_info.number:  # to ask RocksDB takes some 40 ms
@@ -86,7 +120,7 @@ class FeatureStoreReader(Families):
             time.sleep(0.005)
         return False
 
-    def _reopen(self) -> _Files:
+    def _reopen(self) -> StoreFiles:
         """Begin the view anew. RocksDB's own does not follow to the manifest that the next trainer begins.
 
         When a log file has given way to tables it may also miss the last commits, in some families or in all,
@@ -105,8 +139,8 @@ class FeatureStoreReader(Families):
         super().close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _open(self) -> _Files:
-        files = self._list_files()
+    def _open(self) -> StoreFiles:
+        files = store_files(self._path)
         scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
         try:
             super().__init__(self._path, AccessType.secondary(str(scratch)))
@@ -116,18 +150,24 @@ class FeatureStoreReader(Families):
         self._scratch, self._newest, self.identity = scratch, 0, files.identity
         return files
 
-    def _list_files(self) -> _Files:
-        try:
-            manifest = (self._path / "CURRENT").read_text()
-            identity = "".join(file.read_text() for file in self._path.glob("IDENTITY"))
-            logs = {file.name: _size(file) for file in self._path.glob("*.log")}
-        except FileNotFoundError:
-            raise StoreError(
-                f"there is no feature store in {self._path}; start stream-trainer first, or set store.path"
-            ) from None
-        except OSError as error:
-            raise StoreError(f"cannot read the feature store {self._path}: {error.strerror}") from None
-        return _Files(identity, manifest, logs)
+
+def store_files(path: Path) -> StoreFiles:
+    """Return what a store is made of now.
+
+    Raises:
+        StoreError: there is none, or its folder cannot be read.
+    """
+    try:
+        manifest = (path / "CURRENT").read_text()
+        identity = "".join(file.read_text() for file in path.glob("IDENTITY"))
+        logs = {file.name: _size(file) for file in path.glob("*.log")}
+    except FileNotFoundError:
+        raise StoreError(
+            f"there is no feature store in {path}; start stream-trainer first, or set store.path"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"cannot read the feature store {path}: {error.strerror}") from None
+    return StoreFiles(identity, manifest, logs)
 
 
 def _size(file: Path) -> int:

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -27,7 +26,6 @@ from feature_store.store_messages import (
     Items,
     Open,
     Opened,
-    Pairs,
     Put,
     PutChanges,
     PutRows,
@@ -36,6 +34,7 @@ from feature_store.store_messages import (
     Values,
     decode_order,
     encode,
+    in_pieces,
 )
 from feature_store.worker import run_worker
 
@@ -56,7 +55,8 @@ def serve(orders: Connection, answers: Connection) -> None:
                 early = {family: store.get(family, keys) for family, keys in order.keys.items()}
                 answers.send_bytes(encode(ReadEarly(early)))
             elif isinstance(order, Items):
-                _send_items(store.items(order.family), answers)
+                for piece in in_pieces(store.items(order.family)):
+                    answers.send_bytes(encode(piece))
             elif isinstance(order, Begin):
                 puts = _puts(orders, rows, store)
                 info = store.commit_pairs(puts, order.watermark_ms, order.latest_click_ms)
@@ -73,14 +73,6 @@ def _open(path: Path) -> FeatureStore:
             if time.monotonic() > deadline_s:
                 raise
         time.sleep(0.05)
-
-
-def _send_items(items: Iterator[tuple[bytes, bytes]], answers: Connection) -> None:
-    is_last = False
-    while not is_last:
-        pairs = list(islice(items, PAIRS_A_MESSAGE))
-        is_last = len(pairs) < PAIRS_A_MESSAGE
-        answers.send_bytes(encode(Pairs(pairs, is_last)))
 
 
 def _puts(orders: Connection, rows: SharedRows, store: FeatureStore) -> Iterator[tuple[str, Iterable[Pair]]]:

@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry
 from feature_store.configuration import Configuration
 from feature_store.errors import AddressError, DualstreamError
 from feature_store.settings import add_settings_arguments, command_line, configuration_from
-from feature_store.store_reader import FeatureStoreReader
 from feature_store.telemetry import StopSignals, configure_logging, run_main, serve_metrics
+from feature_store.twin_reader import TwinReader
 from index_refresher import generation
 from index_refresher.manifest import Manifest
 from index_refresher.metrics import RefresherMetrics, ServerMetrics
@@ -109,7 +109,7 @@ def _serve(config: Configuration) -> int:
     metrics = ServerMetrics(registry)
     recommender = Recommender(
         config.refresh.path,
-        open_reader=lambda: FeatureStoreReader(config.store.path),
+        open_reader=lambda: TwinReader(config.store.path),
         metrics=metrics,
         clock_ms=_clock_ms,
         exclude_history=config.serve.exclude_history,

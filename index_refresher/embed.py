@@ -26,7 +26,7 @@ from feature_store.errors import StoreError
 from feature_store.item_changes import KEY, ItemChanges
 from feature_store.row_layout import RowLayout
 from feature_store.store import CommitInfo
-from feature_store.store_reader import FeatureStoreReader
+from feature_store.store_reader import StoreReader
 from index_refresher.contents import Trained
 from index_refresher.names import StoreNames
 from stream_trainer.models import frequency
@@ -147,7 +147,7 @@ class Scorer:
         return embedded
 
 
-def embed_corpus(reader: FeatureStoreReader, batch_size: int = 8192) -> EmbeddedCorpus:
+def embed_corpus(reader: StoreReader, batch_size: int = 8192) -> EmbeddedCorpus:
     """Embed every live item under the towers of the commit that the reader shows.
 
     Raises:

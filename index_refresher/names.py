@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from feature_store.store_reader import FeatureStoreReader
+from feature_store.store_reader import StoreReader
 
 _NUM_COMPARED = 64
 
@@ -16,7 +16,7 @@ _NUM_COMPARED = 64
 class Names:
     """The IDs of one numbering. Those that came since it was made are read one by one."""
 
-    def __init__(self, reader: FeatureStoreReader, family: str) -> None:
+    def __init__(self, reader: StoreReader, family: str) -> None:
         self._reader = reader
         self._family = family
         self._names = self._read()
@@ -46,7 +46,7 @@ class Names:
 class StoreNames:
     """The numberings of a reader's store, each read when it is first asked for."""
 
-    def __init__(self, reader: FeatureStoreReader) -> None:
+    def __init__(self, reader: StoreReader) -> None:
         self.reader = reader
 
     @cached_property

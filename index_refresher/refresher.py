@@ -17,7 +17,7 @@ import numpy as np
 from feature_store.configuration import RefreshSettings
 from feature_store.errors import GenerationError, StoreError
 from feature_store.store import CommitInfo
-from feature_store.store_reader import FeatureStoreReader
+from feature_store.store_reader import FeatureStoreReader, StoreReader
 from index_refresher import generation
 from index_refresher.checks import CheckFigures, check_embeddings, check_index
 from index_refresher.contents import Draft, Popular
@@ -54,7 +54,7 @@ def refresh_store(
 
 
 def full_refresh(
-    reader: FeatureStoreReader, settings: RefreshSettings, now_ms: int, metrics: RefresherMetrics
+    reader: StoreReader, settings: RefreshSettings, now_ms: int, metrics: RefresherMetrics
 ) -> Manifest | None:
     """Publish a generation of the newest commit and return its manifest; None where there is nothing to do.
 
@@ -116,7 +116,7 @@ def make_draft(corpus: EmbeddedCorpus, queries_QD: F32, settings: RefreshSetting
     )
 
 
-def check_queries(corpus: EmbeddedCorpus, reader: FeatureStoreReader) -> F32:
+def check_queries(corpus: EmbeddedCorpus, reader: StoreReader) -> F32:
     """Return queries to measure recall with: users, as they would be answered; items where there are none.
 
     Items are poor stand-ins: a user's query is longer, and its popularity column says how much that counts.

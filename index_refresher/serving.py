@@ -16,7 +16,7 @@ import numpy as np
 
 from feature_store.errors import DualstreamError, GenerationError
 from feature_store.store import CommitInfo
-from feature_store.store_reader import FeatureStoreReader
+from feature_store.store_reader import StoreReader
 from index_refresher import generation
 from index_refresher.contents import Generation, Trained
 from index_refresher.delta import Delta, ItemFollower
@@ -83,7 +83,7 @@ class Recommender:
         self,
         generations: Path,
         *,
-        open_reader: Callable[[], FeatureStoreReader],
+        open_reader: Callable[[], StoreReader],
         metrics: ServerMetrics,
         clock_ms: Callable[[], int],
         exclude_history: bool,
@@ -173,10 +173,10 @@ class Recommender:
                 self._names = None
 
     def _catch_up(self) -> StoreNames:
+        if self._names is None:
+            self._names = StoreNames(self._open_reader())
+        commit = self._names.reader.catch_up(self._reader_lock)
         with self._reader_lock:
-            if self._names is None:
-                self._names = StoreNames(self._open_reader())
-            commit = self._names.reader.catch_up()
             if commit.number < self._commit.number:  # another store, or an earlier state of this one
                 self._names = StoreNames(self._names.reader)
             if commit != self._commit:

@@ -1,16 +1,12 @@
-"""Views of a store on a real disk: they stand still, and miss no commit whatever becomes of the files."""
+"""How a view in this process is moved: when RocksDB is asked, and when it is begun anew."""
 
-import random
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rocksdict import Rdict
 
 from feature_store.errors import StoreError
-from feature_store.rocksdb_options import options
-from feature_store.store import FAMILIES, CommitInfo, FeatureStore
+from feature_store.store import CommitInfo, FeatureStore
 from feature_store.store_reader import FeatureStoreReader
 
 
@@ -28,29 +24,6 @@ def reader(store: FeatureStore, tmp_path: Path) -> Iterator[FeatureStoreReader]:
     opened.close()
 
 
-def test_a_reader_stands_still_until_it_catches_up(store: FeatureStore, reader: FeatureStoreReader) -> None:
-    assert reader.catch_up() == CommitInfo(0, 0, 0)
-    store.commit({"user": [(b"a", b"1")], "meta": [(b"m", b"2")]}, 7, 8)
-    assert reader.get("user", [b"a"]) == [None]
-    assert reader.commit_info.number == 0
-    assert reader.catch_up() == reader.commit_info == CommitInfo(1, 7, 8)
-    assert reader.get("user", [b"a", b"b"]) == [b"1", None]
-    assert list(reader.items("meta")) == [(b"m", b"2")]
-
-
-def test_a_reader_sees_a_last_commit_whose_log_has_given_way_to_tables(
-    store: FeatureStore, reader: FeatureStoreReader
-) -> None:
-    """RocksDB's view alone does not: it moves on by what it reads in logs, and nothing more is written."""
-    store.commit({"user": [(b"a", b"1")]}, 1, 1)
-    assert reader.catch_up().number == 1
-    store.commit({"user": [(b"a", b"2")]}, 2, 2)
-    for family in store._family.values():
-        family.flush()
-    assert reader.catch_up().number == 2
-    assert reader.get("user", [b"a"]) == [b"2"]
-
-
 def test_a_view_that_cannot_be_opened_anew_stays(
     store: FeatureStore, reader: FeatureStoreReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,48 +38,6 @@ def test_a_view_that_cannot_be_opened_anew_stays(
     store.commit({"user": [(b"a", b"2")]}, 2, 2)
     assert reader.catch_up().number == 2
     assert reader.get("user", [b"a"]) == [b"2"]
-
-
-@pytest.mark.parametrize("is_missed", [False, True])
-def test_a_reader_moves_to_another_store_in_the_place_of_its_own(tmp_path: Path, is_missed: bool) -> None:
-    """Also where the files of both have the same names, and whether or not it looked in between."""
-    path = tmp_path / "store"
-    for round_number, num_commits in enumerate((5, 2)):
-        store = FeatureStore(path)
-        for n in range(num_commits):
-            store.commit({"user": [(b"a", b"%d" % round_number)]}, n, n)
-        if round_number == 0:
-            reader = FeatureStoreReader(path)
-            first = reader.identity
-            store.close()
-            FeatureStore(path).close()
-            assert reader.catch_up().number == 5
-            assert reader.identity == first != ""
-            shutil.rmtree(path)
-            if not is_missed:
-                with pytest.raises(StoreError, match="there is no feature store"):
-                    reader.catch_up()
-    assert reader.catch_up() == CommitInfo(2, 1, 1)
-    assert reader.identity not in (first, "")
-    assert reader.get("user", [b"a"]) == [b"1"]
-    reader.close()
-    store.close()
-
-
-def test_a_reader_refuses_a_torn_view(tmp_path: Path) -> None:
-    FeatureStore(tmp_path).close()
-    raw = Rdict(str(tmp_path), options(), {name: options() for name in FAMILIES})
-    raw.get_column_family("item")[b""] = CommitInfo(4, 5, 6).encode()
-    reader = FeatureStoreReader(tmp_path)
-    with pytest.raises(StoreError, match="between commits"):
-        reader.catch_up()
-    reader.close()
-    raw.close()
-
-
-def test_a_reader_of_nothing_says_what_to_start(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="start stream-trainer first"):
-        FeatureStoreReader(tmp_path)
 
 
 def test_a_reader_leaves_nothing_behind(store: FeatureStore, tmp_path: Path) -> None:
@@ -144,23 +75,3 @@ def test_a_view_is_not_begun_anew_for_a_log_more(
     assert len(list(store._path.glob("*.log"))) == 2
     assert reader.catch_up().number == 2
     assert reader.get("user", [b"a"]) == [b"2"]
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_each_commit_is_seen_whatever_was_flushed_before(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    store = FeatureStore(tmp_path / "store")
-    reader = FeatureStoreReader(tmp_path / "store")
-    for n in range(1, 60):
-        families = rng.sample(FAMILIES, rng.randrange(1, 4))
-        store.commit({family: [(b"n", b"%d" % n)] for family in families}, n, n)
-        for family in rng.sample(FAMILIES, rng.choice([0, 0, 1, 3, len(FAMILIES)])):
-            store._family[family].flush()
-        if rng.random() < 0.05:
-            store.close()
-            store = FeatureStore(tmp_path / "store")
-        if rng.random() < 0.7:
-            assert reader.catch_up() == CommitInfo(n, n, n)
-            assert [reader.get(family, [b"n"]) for family in families] == [[b"%d" % n]] * len(families)
-    reader.close()
-    store.close()

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -37,9 +38,10 @@ class FakeReader:
         time.sleep(0.0005)
         self._busy.release()
 
-    def catch_up(self) -> CommitInfo:
-        self.use()
-        return self.commit
+    def catch_up(self, lock: AbstractContextManager[object] | None = None) -> CommitInfo:
+        with lock or nullcontext():
+            self.use()
+            return self.commit
 
     def close(self) -> None:
         self.closed = True

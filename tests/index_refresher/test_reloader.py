@@ -32,7 +32,7 @@ class Fixture:
             num_threads=1,
         )
 
-    def catch_up(self) -> CommitInfo:
+    def catch_up(self, lock: object = None) -> CommitInfo:
         self.num_looks += 1
         if self.failures:
             raise self.failures.pop(0)
