@@ -21,10 +21,12 @@ _CATCH_UP_TRIES = 20
 
 
 class StoreFiles(NamedTuple):
-    """Which store it is, and which manifest and log files of what sizes it is made of now."""
+    """Which store it is, and which manifest and log files of what sizes it is made of now. `opened` tells one
+    opening of it from another, also where a backup came back with files of the same names.
+    """
 
     identity: str
-    manifest: str
+    opened: tuple[str, int, int]
     logs: dict[str, int]
 
     def go_on_in(self, later: Self) -> bool:
@@ -54,7 +56,7 @@ class StoreReader(Protocol):
         hold `lock` while they do.
 
         Raises:
-            StoreError: the store is not there, cannot be read, or the view stays torn. What was shown stays.
+            StoreError: the store is not there, cannot be read, or the view stays torn.
         """
 
     def close(self) -> None:
@@ -62,7 +64,9 @@ class StoreReader(Protocol):
 
 
 class FeatureStoreReader(Families):
-    """A `StoreReader` in this process, which stands still while the view moves."""
+    """A `StoreReader` in this process, which stands still while the view moves. After a failure it may show a
+    state between two commits.
+    """
 
     _keeps_blocks = True
 
@@ -82,7 +86,7 @@ class FeatureStoreReader(Families):
         """Move the view to the newest whole commit and say which that is.
 
         Raises:
-            StoreError: the view stays torn: column families disagree about the commit after several tries.
+            StoreError: as there. Torn: column families disagree about the commit after several tries.
         """
         with lock or nullcontext():
             return self._catch_up()
@@ -141,11 +145,15 @@ class FeatureStoreReader(Families):
 
     def _open(self) -> StoreFiles:
         files = store_files(self._path)
-        scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
+        scratch = None
         try:
+            scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
             super().__init__(self._path, AccessType.secondary(str(scratch)))
+            if store_files(self._path)[:2] != files[:2]:
+                raise StoreError("another one came in its place meanwhile")
         except Exception as error:
-            shutil.rmtree(scratch, ignore_errors=True)
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
             raise StoreError(f"RocksDB cannot read the feature store {self._path}: {error}") from error
         self._scratch, self._newest, self.identity = scratch, 0, files.identity
         return files
@@ -158,7 +166,8 @@ def store_files(path: Path) -> StoreFiles:
         StoreError: there is none, or its folder cannot be read.
     """
     try:
-        manifest = (path / "CURRENT").read_text()
+        current = path / "CURRENT"  # RocksDB makes a new one when it opens a store
+        opened = (current.read_text(), current.stat().st_ino, current.stat().st_mtime_ns)
         identity = "".join(file.read_text() for file in path.glob("IDENTITY"))
         logs = {file.name: _size(file) for file in path.glob("*.log")}
     except FileNotFoundError:
@@ -167,7 +176,7 @@ def store_files(path: Path) -> StoreFiles:
         ) from None
     except OSError as error:
         raise StoreError(f"cannot read the feature store {path}: {error.strerror}") from None
-    return StoreFiles(identity, manifest, logs)
+    return StoreFiles(identity, opened, logs)
 
 
 def _size(file: Path) -> int:

@@ -71,12 +71,27 @@ class TwinReader:
         """Move the spare view, and then, holding `lock`, read that one. A process that has ended is replaced.
 
         Raises:
-            StoreError: the spare view cannot be moved; the other one is read on.
+            StoreError: the spare view cannot be moved. The other one is read on or, if its process has ended,
+                the spare one as it is.
         """
         if self._spare.is_closed:
             self._spare = _View(self._path)
             self._spare.open()
-        self._spare.look()
+        try:
+            self._spare.look()
+            if self._goes_back():  # it missed what its next look finds
+                self._spare.look()
+        except StoreError:
+            if self._read.is_closed and self._spare.shown.info.number and not self._spare.is_closed:
+                self._change_over(lock)
+            raise
+        return self._change_over(lock)
+
+    def _goes_back(self) -> bool:
+        shown, spare = self._read.shown, self._spare.shown
+        return spare.identity == shown.identity and spare.info.number < shown.info.number
+
+    def _change_over(self, lock: AbstractContextManager[object] | None) -> CommitInfo:
         with lock or nullcontext():
             self._read, self._spare = self._spare, self._read
             return self._read.shown.info
@@ -122,13 +137,13 @@ class _View:
 
     def _ask(self, order: bytes | None, expected: type[_Answer]) -> _Answer:
         if self.is_closed:
-            raise StoreError("the process that read the feature store has ended; another one comes at once")
-        if order is not None:
-            self._worker.send(order)
+            raise StoreError("the process that read the feature store has ended; soon the other one is read")
         try:
+            if order is not None:
+                self._worker.send(order)
             answer = decode_answer(self._worker.receive() or b"")
-        except StoreError:
+            assert isinstance(answer, expected)
+        except BaseException:  # an answer that nobody took would be taken for the next one's
             self.close()
             raise
-        assert isinstance(answer, expected)
         return answer

@@ -79,7 +79,7 @@ class Worker:
             code = self.process.wait(_END_TIMEOUT_S)
             raise self._error(
                 f"the process {self.name} ended unasked, with exit code {code}; what it said stands above. "
-                "Nothing that was committed is lost: start again"
+                "Nothing that was committed is lost"
             ) from None
         if answer.startswith(_FAILED):
             name, text = msgspec.msgpack.decode(answer[len(_FAILED) :], type=tuple[str, str])

@@ -6,7 +6,6 @@ import socket
 import sys
 import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -22,9 +21,10 @@ from index_refresher import generation
 from index_refresher.manifest import Manifest
 from index_refresher.metrics import RefresherMetrics, ServerMetrics
 from index_refresher.refresher import refresh_store
+from index_refresher.reloader import Reloader
 from index_refresher.scheduling import make_scheduler
 from index_refresher.service import create_app
-from index_refresher.serving import Recommender, Reloader
+from index_refresher.serving import Recommender
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def _serve(config: Configuration) -> int:
     )
     reloader = Reloader(recommender, config.serve.reload_seconds, metrics)
     # In a thread of its own uvicorn leaves the signals alone, which in ours end it with exit code 0.
-    with StopSignals() as stop, _listen(config) as listener, closing(recommender), reloader:
+    with StopSignals() as stop, _listen(config) as listener, reloader:
         thread = threading.Thread(target=server.run, args=([listener],), name="http")
         thread.start()
         log.info("serving at http://%s:%d/v1/recommendations", *listener.getsockname()[:2])

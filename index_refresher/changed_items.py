@@ -5,7 +5,7 @@ Owns the reading of what became of an item. Never keeps what it found (`delta.py
 embedding width.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from itertools import compress
 
 import msgpack
@@ -49,9 +49,10 @@ class ChangedItems:
         )
         return deleted, [name.decode() for name in live], p_nD
 
-    def compare(self, item_ids: Collection[str]) -> tuple[set[str], I64]:
-        """Return which of these items are not live, and the numbers of the live ones that are not these: by
-        all of the corpus, which takes a while.
+    def compare(self, item_ids: Collection[str], deleted: Set[str]) -> tuple[set[str], I64]:
+        """Return which of these items are deleted, with those that were before and are not live, and the
+        numbers of the live ones that are not these: by all of the corpus, which takes a while. What the store
+        has not heard of is not deleted: another one may yet be learning its log.
         """
         reader = self._scorer.reader
         names = [name for _, name in reader.items("item_number")]
@@ -59,7 +60,8 @@ class ChangedItems:
         live = {names[number].decode(): number for number in numbers}
         known = set(item_ids)
         new = [number for item_id, number in live.items() if item_id not in known]
-        return known - live.keys(), np.array(new, np.int64)
+        named = known.intersection(name.decode() for name in names)
+        return (named | deleted) - live.keys(), np.array(new, np.int64)
 
 
 def _is_live(place: bytes | None) -> bool:

@@ -66,7 +66,7 @@ class ItemFollower:
         """
         with reader_lock:
             store, changes = self._reader.identity, ItemChanges(self._reader.get("meta", [KEY])[0])
-        if (commit.number, store) == (self._commit, self._store):
+        if commit.number == 0 or (commit.number, store) == (self._commit, self._store):
             return None
         goes_on = changes.knows(self._total) and commit.number > self._commit and store == self._store
         numbers = changes.since(self._total) if goes_on else self._begin_again(changes, reader_lock)
@@ -83,7 +83,7 @@ class ItemFollower:
         """
         log.warning("the store is another, or does not tell of all items that changed: comparing with all")
         with reader_lock:
-            self._deleted, new = self._items.compare(self._place_of)
+            self._deleted, new = self._items.compare(self._place_of, self._deleted)
         self._fresh.clear()
         return np.union1d(changes.since(0), new)
 

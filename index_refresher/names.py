@@ -48,6 +48,12 @@ class StoreNames:
 
     def __init__(self, reader: StoreReader) -> None:
         self.reader = reader
+        self._store = reader.identity
+
+    @property
+    def are_of_this_store(self) -> bool:
+        """Whether the reader shows the store that it showed when these were made."""
+        return self.reader.identity == self._store
 
     @cached_property
     def items(self) -> Names:

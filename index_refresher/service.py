@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from feature_store.configuration import ServeSettings
-from feature_store.errors import SettingsError
+from feature_store.errors import SettingsError, StoreError
 from feature_store.schema import MAX_ID_CHARS
 from index_refresher.limits import BodyLimit, RequestMetrics
 from index_refresher.metrics import ServerMetrics
@@ -97,6 +97,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(NotReadyError, _not_ready)
+    app.add_exception_handler(StoreError, _not_ready)
     app.add_exception_handler(Exception, _failed)
     _add_recommendations(app, recommender, settings)
     _add_operations(app, recommender, registry)
@@ -107,7 +108,7 @@ def _add_recommendations(app: FastAPI, recommender: Recommender, settings: Serve
     default_k, max_k = settings.default_k, settings.max_k
     refusals: dict[int | str, dict[str, Any]] = {
         422: {"model": Problem, "description": "A parameter is wrong"},
-        503: {"model": Problem, "description": "No generation is loaded yet"},
+        503: {"model": Problem, "description": "No generation is loaded yet, or the store cannot be read"},
     }
 
     class Asked(BaseModel):

@@ -71,6 +71,7 @@ class _Served(NamedTuple):
 
     folder: Path
     generation: Generation
+    reader: StoreReader
     embedder: Embedder
     follower: Follower
     delta: Delta
@@ -142,8 +143,7 @@ class Recommender:
         if served is None:
             raise NotReadyError(self._why_not)
         with self._reader_lock:
-            embedded = served.embedder.embed(user_ids)
-            commit = self._commit
+            embedded, commit = served.embedder.embed(user_ids), served.reader.commit_info
             event_ms, self._unobserved_event_ms = self._unobserved_event_ms, None
         # A model gone bad after the generation was checked must not take the shop's page with it.
         interests_QID = each_interest(embedded.embeddings_QD)
@@ -177,7 +177,7 @@ class Recommender:
             self._names = StoreNames(self._open_reader())
         commit = self._names.reader.catch_up(self._reader_lock)
         with self._reader_lock:
-            if commit.number < self._commit.number:  # another store, or an earlier state of this one
+            if commit.number < self._commit.number or not self._names.are_of_this_store:
                 self._names = StoreNames(self._names.reader)
             if commit != self._commit:
                 self._commit = commit
@@ -225,49 +225,13 @@ class Recommender:
             embedder = self._make_embedder(loaded.trained, names)
             follower = self._make_follower(loaded, names, self._num_threads)
         delta = follower.follow(self._commit, self._reader_lock) or Delta()
-        self._served = _Served(folder, loaded, embedder, follower, delta)
+        self._served = _Served(folder, loaded, names.reader, embedder, follower, delta)
         manifest = loaded.manifest
         self._metrics.show_generation(manifest.number, manifest.created_ms)
         self._metrics.show_delta(len(delta.deleted), len(delta.fresh or ()))
         log.info(
             "serving generation %s: commit %d, %d items", folder.name, manifest.commit, manifest.num_items
         )
-
-
-class Reloader:
-    """A thread that looks for a new generation and commit every so often, until it is left."""
-
-    def __init__(self, recommender: Recommender, seconds: float, metrics: ServerMetrics) -> None:
-        self._recommender = recommender
-        self._seconds = seconds
-        self._metrics = metrics
-        self._stop = threading.Event()
-        self._last_failure = ""
-        self._thread = threading.Thread(target=self._run, name="reloader", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def look(self) -> None:
-        """Reload once; a failure is counted, and logged when it is another than the last."""
-        try:
-            self._recommender.reload()
-            self._last_failure = ""
-        except Exception as error:
-            self._metrics.reload_failures.inc()
-            if str(error) != self._last_failure:
-                self._last_failure = str(error)
-                expected = isinstance(error, DualstreamError)
-                log.warning("what was served stays: %s", error, exc_info=None if expected else error)
-
-    def _run(self) -> None:
-        self.look()
-        while not self._stop.wait(self._seconds):
-            self.look()
 
 
 def _merged(found: Found, num_interests: int) -> Iterator[Scored]:

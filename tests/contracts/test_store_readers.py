@@ -126,3 +126,36 @@ def test_each_commit_is_seen_whatever_was_flushed_before(
             assert [reader.get(family, [b"n"]) for family in families] == [[b"%d" % n]] * len(families)
     reader.close()
     store.close()
+
+
+@pytest.mark.parametrize("is_missed", [False, True])
+def test_a_reader_moves_to_a_backup_that_came_back(
+    tmp_path: Path, open_reader: OpenReader, is_missed: bool
+) -> None:
+    """It is the same store, with files of the same names; what is shown does not go to and fro."""
+    path, backup = tmp_path / "store", tmp_path / "backup"
+    store = FeatureStore(path)
+    store.commit({"user": [(b"a", b"1")]}, 1, 1)
+    store.close()
+    shutil.copytree(path, backup)
+    store = FeatureStore(path)
+    reader = open_reader(path)
+    for n in (2, 3):
+        store.commit({"user": [(b"a", b"%d" % n)]}, n, n)
+        assert reader.catch_up().number == n
+    store.close()
+    shutil.rmtree(path)
+    if not is_missed:
+        with pytest.raises(StoreError, match="there is no feature store"):
+            reader.catch_up()
+    shutil.copytree(backup, path)
+    store = FeatureStore(path)
+    for _ in range(3):
+        assert reader.catch_up() == reader.commit_info == CommitInfo(1, 1, 1)
+        assert reader.get("user", [b"a"]) == [b"1"]
+    store.commit({"user": [(b"a", b"again")]}, 2, 2)
+    for _ in range(3):
+        assert reader.catch_up().number == 2
+        assert reader.get("user", [b"a"]) == [b"again"]
+    reader.close()
+    store.close()

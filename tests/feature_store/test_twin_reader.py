@@ -84,6 +84,23 @@ def test_a_process_that_is_killed_while_it_moves_is_replaced(store: FeatureStore
         store.commit({}, number, number)
 
 
+def test_the_other_view_is_read_where_one_has_ended_and_the_store_is_gone(
+    reader: TwinReader, tmp_path: Path
+) -> None:
+    reader.catch_up()
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    _kill(reader._read, signal.SIGKILL)
+    with pytest.raises(StoreError, match="ended"):
+        reader.get("user", [b"a"])
+    with pytest.raises(StoreError, match="there is no feature store"):
+        reader.catch_up()
+    assert reader.get("user", [b"a"]) == [b"1"]
+    (tmp_path / "elsewhere").rename(tmp_path / "store")
+    for _ in range(3):
+        assert reader.catch_up().number == 1
+        assert reader.get("user", [b"a"]) == [b"1"]
+
+
 def test_both_processes_end_with_it(reader: TwinReader) -> None:
     processes = [view._worker.process for view in (reader._read, reader._spare)]
     assert [process.poll() for process in processes] == [None, None]

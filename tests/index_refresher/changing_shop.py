@@ -54,15 +54,16 @@ class Served:
         self.registry = CollectorRegistry()
         self.recommender = self._recommender(self.registry)
 
-    def _trained(self, settings: tuple[str, ...], events: list[Event]) -> Shop:
+    def _trained(self, settings: tuple[str, ...], events: list[Event] | None) -> Shop:
         shop = Shop(configuration(*settings), self._store_path)
-        shop.apply(events)
-        shop.session.flush()
-        shop.commit()
+        if events is not None:
+            shop.apply(events)
+            shop.session.flush()
+            shop.commit()
         return shop
 
-    def replace_store(self, settings: tuple[str, ...], events: list[Event]) -> None:
-        """Put another shop's store in the place of this one's, while it is served."""
+    def replace_store(self, settings: tuple[str, ...], events: list[Event] | None) -> None:
+        """Put another shop's store in the place of this one's, while it is served; None: without a commit."""
         self.shop.close()
         shutil.rmtree(self._store_path)
         self.shop = self._trained(settings, events)

@@ -28,7 +28,8 @@ class FakeReader:
     """A store of which only the commit counts. Notices two threads at once."""
 
     def __init__(self) -> None:
-        self.commit = CommitInfo()
+        self.commit = self.commit_info = CommitInfo()
+        self.identity = "a store"
         self.closed = False
         self._busy = threading.Lock()
 
@@ -41,6 +42,7 @@ class FakeReader:
     def catch_up(self, lock: AbstractContextManager[object] | None = None) -> CommitInfo:
         with lock or nullcontext():
             self.use()
+            self.commit_info = self.commit
             return self.commit
 
     def close(self) -> None:

@@ -16,6 +16,8 @@ WIDER = tuple(one.replace("_dim=8", "_dim=12") for one in SETTINGS)
 def test_what_is_popular_is_answered_until_the_next_refresh(
     served: Served, settings: tuple[str, ...], num_clicks: int
 ) -> None:
+    for n in range(4):
+        served.apply([Deleted(kind=EventKind.ITEM, id="never seen", ts_ms=8000 + n)])
     served.refresh()
     before = served.answers()
     assert {answer.source for answer in before} == {"model", "popularity"}
@@ -43,3 +45,16 @@ def test_an_item_that_comes_back_in_another_store_is_answered_again(served: Serv
     assert all("i7" not in dict(answer.items) for answer in served.answers())
     served.apply([ItemFeatures(id="i7", ts_ms=9001)])
     assert all("i7" in dict(answer.items) for answer in served.answers())
+
+
+def test_a_store_that_has_learned_nothing_yet_hides_nothing(served: Served) -> None:
+    """Neither before its first commit nor after one of no items; a deleted item stays so."""
+    served.refresh()
+    served.apply([Deleted(kind=EventKind.ITEM, id="i7", ts_ms=9000)])
+    before = served.answers()[-1].items
+    assert len(before) > 30
+    for events in (None, []):
+        served.replace_store(SETTINGS, events)
+        between = served.answers()
+        assert {answer.source for answer in between} == {"popularity"}
+        assert all(answer.items == before for answer in between)

@@ -14,6 +14,7 @@ class Reader:
 
     def __init__(self, names: list[bytes]) -> None:
         self.names = names
+        self.identity = "a store"
         self.num_reads = 0
 
     def items(self, _: str) -> Iterator[tuple[bytes, bytes]]:

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -153,6 +154,7 @@ def test_once_says_what_it_did(shop: Shop) -> None:
 def test_serve_follows_generations_commits_and_rollback_and_stops_cleanly(
     shop: Shop, daemons: list[Daemon]
 ) -> None:
+    scratch = set(Path(tempfile.gettempdir()).glob("dualstream-reader-*"))
     server = shop.start("serve")
     daemons.append(server)
     url = server.line("serving at").split("serving at ")[1].strip()
@@ -186,6 +188,7 @@ def test_serve_follows_generations_commits_and_rollback_and_stops_cleanly(
     taken = shop.command("serve", "--set", f"serve.port={base.rsplit(':', 1)[1]}")
     assert (taken.returncode, "cannot serve at" in taken.stderr) == (13, True)
     assert server.stop(signal.SIGTERM) == 0
+    assert set(Path(tempfile.gettempdir()).glob("dualstream-reader-*")) <= scratch
 
 
 def test_a_rollback_holds_against_once_and_run_until_resume(shop: Shop, daemons: list[Daemon]) -> None:

@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 from feature_store.errors import DualstreamError, GenerationError, StoreError
 from feature_store.store import CommitInfo
 from index_refresher.metrics import ServerMetrics
-from index_refresher.serving import Recommender, Reloader
+from index_refresher.reloader import Reloader
+from index_refresher.serving import Recommender
 
 
 class Fixture:
@@ -20,7 +21,8 @@ class Fixture:
     def __init__(self, path: Path) -> None:
         self.failures: list[Exception] = []
         self.num_looks = 0
-        self.closed = False
+        self.identity = "a store"
+        self.closed_in = ""
         self.registry = CollectorRegistry()
         self.metrics = ServerMetrics(self.registry)
         self.recommender = Recommender(
@@ -39,7 +41,7 @@ class Fixture:
         return CommitInfo()
 
     def close(self) -> None:
-        self.closed = True
+        self.closed_in = threading.current_thread().name
 
     def num_failures(self) -> float | None:
         return self.registry.get_sample_value("dualstream_server_reload_failures_total")
@@ -64,8 +66,7 @@ def test_it_looks_until_it_is_left(fixture: Fixture) -> None:
     time.sleep(0.05)
     assert fixture.num_looks == ended
     assert "reloader" not in [thread.name for thread in threading.enumerate()]
-    fixture.recommender.close()
-    assert fixture.closed
+    assert fixture.closed_in == "reloader"  # where it was opened: its processes end with that thread
 
 
 def test_every_failure_is_counted_and_each_kind_logged_once(

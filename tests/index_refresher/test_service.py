@@ -14,7 +14,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from feature_store.configuration import ServeSettings
-from feature_store.errors import SettingsError
+from feature_store.errors import SettingsError, StoreError
 from index_refresher.metrics import ServerMetrics
 from index_refresher.service import create_app
 from index_refresher.serving import Answer, Answers, NotReadyError
@@ -27,13 +27,14 @@ class FakeRecommender:
     """Gives k items to everyone; users named cold… are not known."""
 
     reason: str | None = None
+    error: type[Exception] = NotReadyError
 
     def not_ready(self) -> str | None:
         return self.reason
 
     def recommend(self, user_ids: Sequence[str], k: int) -> Answers:
         if self.reason is not None:
-            raise NotReadyError(self.reason)
+            raise self.error(self.reason)
         if "bug" in user_ids:
             raise ZeroDivisionError
         answers = [
@@ -215,8 +216,9 @@ def test_a_bug_is_a_500_that_is_counted(shop: Shop) -> None:
     assert shop.count("/v1/recommendations/{user_id:path}", 500) == before + 1
 
 
-def test_until_ready_everything_but_health_answers_503_with_the_reason(shop: Shop) -> None:
-    shop.recommender.reason = "no generation yet"
+@pytest.mark.parametrize("error", [NotReadyError, StoreError])
+def test_until_ready_everything_but_health_answers_503(shop: Shop, error: type[Exception]) -> None:
+    shop.recommender.reason, shop.recommender.error = "no generation yet", error
     for path in ("/readyz", "/v1/recommendations/u"):
         answer = shop.client.get(path)
         assert (answer.status_code, answer.json()) == (503, {"detail": "no generation yet"})
@@ -224,10 +226,8 @@ def test_until_ready_everything_but_health_answers_503_with_the_reason(shop: Sho
     assert (batch.status_code, batch.json()) == (503, {"detail": "no generation yet"})
     assert shop.client.get("/healthz").json() == {"status": "ok"}
     shop.recommender.reason = None
-    assert (shop.client.get("/readyz").status_code, shop.client.get("/readyz").json()) == (
-        200,
-        {"status": "ready"},
-    )
+    ready = shop.client.get("/readyz")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
 
 
 def test_requests_are_counted_by_route_never_by_path(shop: Shop) -> None:
