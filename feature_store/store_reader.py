@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
@@ -63,12 +63,16 @@ class StoreReader(Protocol):
         """Release the view."""
 
 
+class _Secondary(Families):
+    """What RocksDB shows of the store."""
+
+    _keeps_blocks = True
+
+
 class FeatureStoreReader(Families):
     """A `StoreReader` in this process, which stands still while the view moves. After a failure it may show a
     state between two commits.
     """
-
-    _keeps_blocks = True
 
     def __init__(self, path: Path) -> None:
         """Open a view of the store at `path`.
@@ -145,16 +149,20 @@ class FeatureStoreReader(Families):
 
     def _open(self) -> StoreFiles:
         files = store_files(self._path)
-        scratch = None
-        try:
-            scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
-            super().__init__(self._path, AccessType.secondary(str(scratch)))
-            if store_files(self._path)[:2] != files[:2]:
-                raise StoreError("another one came in its place meanwhile")
-        except Exception as error:
-            if scratch is not None:
-                shutil.rmtree(scratch, ignore_errors=True)
-            raise StoreError(f"RocksDB cannot read the feature store {self._path}: {error}") from error
+        with ExitStack() as undo:
+            try:
+                scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
+                undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+                opened = _Secondary(self._path, AccessType.secondary(str(scratch)))
+                undo.callback(opened.close)
+            except Exception as error:
+                raise StoreError(f"RocksDB cannot read the feature store {self._path}: {error}") from error
+            if store_files(self._path).identity != files.identity:
+                raise StoreError(
+                    f"another feature store came in the place of {self._path} while it was opened"
+                )
+            undo.pop_all()
+        self._db, self._family = opened._db, opened._family
         self._scratch, self._newest, self.identity = scratch, 0, files.identity
         return files
 

@@ -4,6 +4,7 @@ While a view moves RocksDB holds Python's lock, for some tenths of a second or f
 processes of their own, and in two: one is read while the other moves. Owns which of the two is read.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -26,6 +27,8 @@ from feature_store.store_messages import (
 )
 from feature_store.store_reader import store_files
 from feature_store.worker import Worker
+
+log = logging.getLogger(__name__)
 
 _Answer = TypeVar("_Answer", Pairs, Shown, Values)
 
@@ -74,7 +77,9 @@ class TwinReader:
             StoreError: the spare view cannot be moved. The other one is read on or, if its process has ended,
                 the spare one as it is.
         """
-        if self._spare.is_closed:
+        if self._spare.has_ended:
+            log.warning("a process that reads the feature store has ended: another one takes its place")
+            self._spare.close()
             self._spare = _View(self._path)
             self._spare.open()
         try:
@@ -82,7 +87,7 @@ class TwinReader:
             if self._goes_back():  # it missed what its next look finds
                 self._spare.look()
         except StoreError:
-            if self._read.is_closed and self._spare.shown.info.number and not self._spare.is_closed:
+            if self._read.has_ended and self._spare.shown.info.number and not self._spare.has_ended:
                 self._change_over(lock)
             raise
         return self._change_over(lock)
@@ -111,8 +116,8 @@ class _View:
         self._worker.send(encode(Open(str(path))))
 
     @property
-    def is_closed(self) -> bool:
-        return self._worker.is_closed
+    def has_ended(self) -> bool:
+        return self._worker.is_closed or self._worker.process.poll() is not None
 
     def open(self) -> None:
         """Wait until the process has its view."""
@@ -122,6 +127,8 @@ class _View:
         """Move the view."""
         shown = self._ask(encode(Look()), Shown)
         if shown.failure is not None:
+            if shown.identity != self.shown.identity:  # it is half-way to another store: not to be read
+                self.shown = Shown(CommitInfo(), shown.identity)
             raise StoreError(shown.failure)
         self.shown = shown
 
@@ -136,7 +143,7 @@ class _View:
         self._worker.close()
 
     def _ask(self, order: bytes | None, expected: type[_Answer]) -> _Answer:
-        if self.is_closed:
+        if self._worker.is_closed:
             raise StoreError("the process that read the feature store has ended; soon the other one is read")
         try:
             if order is not None:

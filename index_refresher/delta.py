@@ -55,7 +55,7 @@ class ItemFollower:
         self._num_threads = num_threads
         self._items = ChangedItems(generation.trained, names, manifest.popularity_total, manifest.num_items)
         self._total = manifest.num_item_changes
-        self._commit, self._store = 0, manifest.store
+        self._commit, self._store = CommitInfo(), manifest.store
         self._deleted: set[str] = set()
         self._fresh: dict[str, F32] = {}
         self._told = False
@@ -66,15 +66,15 @@ class ItemFollower:
         """
         with reader_lock:
             store, changes = self._reader.identity, ItemChanges(self._reader.get("meta", [KEY])[0])
-        if commit.number == 0 or (commit.number, store) == (self._commit, self._store):
+        if commit.number == 0 or (commit, store) == (self._commit, self._store):
             return None
-        goes_on = changes.knows(self._total) and commit.number > self._commit and store == self._store
+        goes_on = changes.knows(self._total) and commit.number > self._commit.number and store == self._store
         numbers = changes.since(self._total) if goes_on else self._begin_again(changes, reader_lock)
         for start in range(0, len(numbers), _AT_ONCE):
             with reader_lock:
                 deleted, live, embeddings_nD = self._items.look(numbers[start : start + _AT_ONCE])
             self._take(deleted, live, embeddings_nD)
-        self._total, self._commit, self._store = changes.total, commit.number, store
+        self._total, self._commit, self._store = changes.total, commit, store
         return None if goes_on and not len(numbers) else self._delta()
 
     def _begin_again(self, changes: ItemChanges, reader_lock: threading.Lock) -> I64:

@@ -12,6 +12,8 @@ from index_refresher.serving import Recommender
 
 log = logging.getLogger(__name__)
 
+_END_TIMEOUT_S = 20
+
 
 class Reloader:
     """A thread that looks for a new generation and commit every so often, and closes all when it is left."""
@@ -29,7 +31,7 @@ class Reloader:
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_END_TIMEOUT_S)  # one whose view hangs ends with the process, and its view with it
 
     def look(self) -> None:
         """Reload once; a failure is counted, and logged when it is another than the last."""

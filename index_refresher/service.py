@@ -3,6 +3,7 @@
 Owns the wire format; OpenAPI describes it at /openapi.json. Never ranks anything: that is `serving.py`.
 """
 
+import logging
 import unicodedata
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -21,6 +22,8 @@ from feature_store.schema import MAX_ID_CHARS
 from index_refresher.limits import BodyLimit, RequestMetrics
 from index_refresher.metrics import ServerMetrics
 from index_refresher.serving import Answers, NotReadyError, Recommender
+
+log = logging.getLogger(__name__)
 
 _UNDECODABLE = "�"  # what a server puts for bytes of a path that are not UTF-8
 
@@ -97,7 +100,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(NotReadyError, _not_ready)
-    app.add_exception_handler(StoreError, _not_ready)
+    app.add_exception_handler(StoreError, _unreadable)
     app.add_exception_handler(Exception, _failed)
     _add_recommendations(app, recommender, settings)
     _add_operations(app, recommender, registry)
@@ -211,6 +214,11 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 async def _not_ready(request: Request, error: Exception) -> JSONResponse:
     return _problem(503, str(error))
+
+
+async def _unreadable(request: Request, error: Exception) -> JSONResponse:
+    log.warning("answered 503: %s", error)
+    return _problem(503, "the feature store cannot be read at the moment; the server's log says why")
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:

@@ -1,12 +1,12 @@
 """The commands end to end over a real store: refresh, serve while it grows, roll back, stop cleanly."""
 
+import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -76,15 +76,17 @@ class Shop:
         arguments = [sys.executable, "-m", "index_refresher", name, *self.flags, *flags]
         return subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
 
-    def start(self, name: str) -> "Daemon":
-        return Daemon([sys.executable, "-m", "index_refresher", name, *self.flags])
+    def start(self, name: str, **environment: str) -> "Daemon":
+        return Daemon([sys.executable, "-m", "index_refresher", name, *self.flags], environment)
 
 
 class Daemon:
     """A running command; its log lines are gathered."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        self.process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    def __init__(self, arguments: list[str], environment: Mapping[str, str]) -> None:
+        self.process = subprocess.Popen(
+            arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        )
         self.lines: list[str] = []
         self._thread = threading.Thread(target=self._gather)
         self._thread.start()
@@ -152,10 +154,9 @@ def test_once_says_what_it_did(shop: Shop) -> None:
 
 
 def test_serve_follows_generations_commits_and_rollback_and_stops_cleanly(
-    shop: Shop, daemons: list[Daemon]
+    shop: Shop, daemons: list[Daemon], tmp_path: Path
 ) -> None:
-    scratch = set(Path(tempfile.gettempdir()).glob("dualstream-reader-*"))
-    server = shop.start("serve")
+    server = shop.start("serve", TMPDIR=str(tmp_path))
     daemons.append(server)
     url = server.line("serving at").split("serving at ")[1].strip()
     base = url.removesuffix("/v1/recommendations")
@@ -188,7 +189,7 @@ def test_serve_follows_generations_commits_and_rollback_and_stops_cleanly(
     taken = shop.command("serve", "--set", f"serve.port={base.rsplit(':', 1)[1]}")
     assert (taken.returncode, "cannot serve at" in taken.stderr) == (13, True)
     assert server.stop(signal.SIGTERM) == 0
-    assert set(Path(tempfile.gettempdir()).glob("dualstream-reader-*")) <= scratch
+    assert list(tmp_path.glob("dualstream-reader-*")) == []
 
 
 def test_a_rollback_holds_against_once_and_run_until_resume(shop: Shop, daemons: list[Daemon]) -> None:

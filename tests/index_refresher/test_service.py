@@ -27,16 +27,15 @@ class FakeRecommender:
     """Gives k items to everyone; users named cold… are not known."""
 
     reason: str | None = None
-    error: type[Exception] = NotReadyError
 
     def not_ready(self) -> str | None:
         return self.reason
 
     def recommend(self, user_ids: Sequence[str], k: int) -> Answers:
         if self.reason is not None:
-            raise self.error(self.reason)
-        if "bug" in user_ids:
-            raise ZeroDivisionError
+            raise NotReadyError(self.reason)
+        if user_ids[0] in ("bug", "lost"):
+            raise ZeroDivisionError if user_ids[0] == "bug" else StoreError("the view is lost")
         answers = [
             Answer(user, [(f"i{n}", 1.5 - n) for n in range(k)], "popularity" if "cold" in user else "model")
             for user in user_ids
@@ -214,11 +213,11 @@ def test_a_bug_is_a_500_that_is_counted(shop: Shop) -> None:
     answer = shop.client.get("/v1/recommendations/bug")
     assert (answer.status_code, answer.headers["connection"]) == (500, "close")
     assert shop.count("/v1/recommendations/{user_id:path}", 500) == before + 1
+    assert shop.client.get("/v1/recommendations/lost").status_code == 503
 
 
-@pytest.mark.parametrize("error", [NotReadyError, StoreError])
-def test_until_ready_everything_but_health_answers_503(shop: Shop, error: type[Exception]) -> None:
-    shop.recommender.reason, shop.recommender.error = "no generation yet", error
+def test_until_ready_everything_but_health_answers_503_with_the_reason(shop: Shop) -> None:
+    shop.recommender.reason = "no generation yet"
     for path in ("/readyz", "/v1/recommendations/u"):
         answer = shop.client.get(path)
         assert (answer.status_code, answer.json()) == (503, {"detail": "no generation yet"})
