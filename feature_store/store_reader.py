@@ -30,8 +30,10 @@ class StoreFiles(NamedTuple):
     logs: dict[str, int]
 
     def go_on_in(self, later: Self) -> bool:
-        """Whether nothing of it has given way to something else."""
-        return self[:2] == later[:2] and self.logs.keys() <= later.logs.keys()
+        """Whether nothing of it has given way to something else. One log more is begun when the rows of
+        another go into tables, which that one outlives by a moment.
+        """
+        return self[:2] == later[:2] and self.logs.keys() == later.logs.keys()
 
 
 class StoreReader(Protocol):

@@ -61,17 +61,3 @@ def test_rocksdb_is_asked_only_where_something_was_written(
         with pytest.raises(ZeroDivisionError):
             reader.catch_up()
     assert reader.catch_up() == CommitInfo(2, 2, 2)
-
-
-def test_a_view_is_not_begun_anew_for_a_log_more(
-    store: FeatureStore, reader: FeatureStoreReader, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """That reads all logs again. The old one stays as long as it has what other families lack."""
-    store.commit({"user": [(b"a", b"1")], "item": [(b"a", b"1")]}, 1, 1)
-    reader.catch_up()
-    monkeypatch.setattr(reader, "_reopen", lambda: 1 / 0)
-    store._family["user"].flush()
-    store.commit({"user": [(b"a", b"2")]}, 2, 2)
-    assert len(list(store._path.glob("*.log"))) == 2
-    assert reader.catch_up().number == 2
-    assert reader.get("user", [b"a"]) == [b"2"]
