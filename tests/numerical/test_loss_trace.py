@@ -61,4 +61,6 @@ def test_the_losses_are_these(
     assert len(losses) == NUM_STEPS
     assert trace(*overrides) == losses
     assert losses[0] == pytest.approx(first, rel=1e-4, abs=1e-10)
-    assert losses[-1] == pytest.approx(last, rel=1e-4, abs=1e-10)
+    # Processors sum in other orders, and Adam makes much of gradients near nothing: a Xeon differs by .0009
+    # from the AMD that these are of.
+    assert losses[-1] == pytest.approx(last, rel=2e-3, abs=1e-10)
