@@ -61,6 +61,7 @@ def test_the_losses_are_these(
     assert len(losses) == NUM_STEPS
     assert trace(*overrides) == losses
     assert losses[0] == pytest.approx(first, rel=1e-4, abs=1e-10)
-    # Processors sum in other orders, and Adam makes much of gradients near nothing: a Xeon differs by .0009
-    # from the AMD that these are of.
-    assert losses[-1] == pytest.approx(last, rel=2e-3, abs=1e-10)
+    # They are of an AMD. Others sum in other orders, and Adam makes much of gradients near nothing: a Xeon
+    # differs by .0009.
+    is_amd = "AMD" in str(torch.cpu.get_capabilities()["cpu_name"])
+    assert losses[-1] == pytest.approx(last, rel=1e-4 if is_amd else 2e-3, abs=1e-10)
