@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from index_refresher.metrics import ServerMetrics
 
 _FAR_TOO_LARGE = 8  # times what is accepted
+_HUNG_UP = 499  # as nginx counts a client that went before it was answered: no failure of the server's
 
 
 class BodyLimit:
@@ -65,11 +66,13 @@ class RequestMetrics:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and note its status and time; an answer that never began counts as 500."""
+        """Pass the request on and note its status and time; an answer that never began counts as 500, or as
+        499 where the client went before it had sent its request.
+        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 500
+        status = 0
         started_s = time.perf_counter()
 
         async def noting(message: Message) -> None:
@@ -78,9 +81,16 @@ class RequestMetrics:
                 status = message["status"]
             await send(message)
 
+        async def listening() -> Message:
+            nonlocal status
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                status = status or _HUNG_UP
+            return message
+
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, listening, noting)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
-            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.requests.labels(route, str(status or 500)).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - started_s)

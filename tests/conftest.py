@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from feature_store.store import FeatureStore
+
 BROKER = Path(__file__).resolve().parent.parent / "deploy" / "kafka" / "broker.py"
 JARS = BROKER.parent.parent.parent / "build" / "kafka" / "libs"
 
@@ -83,3 +85,11 @@ def kafka_bootstrap(kafka_broker: RunBroker, tmp_path_factory: pytest.TempPathFa
     """The address of a broker that the whole session shares: use topic names of your own."""
     with kafka_broker(tmp_path_factory.mktemp("kafka")) as address:
         yield address
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[FeatureStore]:
+    """A feature store in `store`, open."""
+    opened = FeatureStore(tmp_path / "store")
+    yield opened
+    opened.close()

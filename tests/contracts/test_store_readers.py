@@ -26,15 +26,8 @@ def open_reader(request: pytest.FixtureRequest) -> OpenReader:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FeatureStore]:
-    opened = FeatureStore(tmp_path / "deep" / "store")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def reader(store: FeatureStore, open_reader: OpenReader, tmp_path: Path) -> Iterator[StoreReader]:
-    opened = open_reader(tmp_path / "deep" / "store")
+    opened = open_reader(tmp_path / "store")
     yield opened
     opened.close()
 

@@ -11,15 +11,8 @@ from feature_store.store_reader import FeatureStoreReader
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FeatureStore]:
-    opened = FeatureStore(tmp_path / "deep" / "store")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def reader(store: FeatureStore, tmp_path: Path) -> Iterator[FeatureStoreReader]:
-    opened = FeatureStoreReader(tmp_path / "deep" / "store")
+    opened = FeatureStoreReader(tmp_path / "store")
     yield opened
     opened.close()
 
@@ -41,7 +34,7 @@ def test_a_view_that_cannot_be_opened_anew_stays(
 
 
 def test_a_reader_leaves_nothing_behind(store: FeatureStore, tmp_path: Path) -> None:
-    reader = FeatureStoreReader(tmp_path / "deep" / "store")
+    reader = FeatureStoreReader(tmp_path / "store")
     scratch = reader._scratch
     assert scratch.is_dir()
     reader.close()

@@ -14,13 +14,6 @@ from feature_store.twin_reader import TwinReader, _View
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FeatureStore]:
-    opened = FeatureStore(tmp_path / "store")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def reader(store: FeatureStore, tmp_path: Path) -> Iterator[TwinReader]:
     store.commit({"user": [(b"a", b"1")]}, 1, 1)
     opened = TwinReader(tmp_path / "store")
@@ -99,6 +92,25 @@ def test_the_other_view_is_read_where_one_has_ended_and_the_store_is_gone(
     for _ in range(3):
         assert reader.catch_up().number == 1
         assert reader.get("user", [b"a"]) == [b"1"]
+
+
+def test_a_view_that_missed_a_commit_is_moved_once_more(
+    store: FeatureStore, reader: TwinReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read never goes back to before it."""
+    store.commit({"user": [(b"a", b"2")]}, 2, 2)
+    assert reader.catch_up().number == 2
+    spare = reader._spare
+    assert spare.shown.info.number == 1
+    looks = iter([lambda: None, spare.look])
+
+    def look() -> None:
+        next(looks)()
+
+    monkeypatch.setattr(spare, "look", look)
+    assert reader.catch_up().number == 2
+    assert reader.get("user", [b"a"]) == [b"2"]
+    assert next(looks, None) is None
 
 
 def test_both_processes_end_with_it(reader: TwinReader) -> None:
