@@ -12,7 +12,6 @@ from torch import Tensor
 
 from feature_store.compiled import compiled
 from stream_trainer.models.loops import F32, array
-from stream_trainer.models.parallel import compiled_parallel, prange
 
 # Of exp x. Less would be no normal number once it is divided by their sum, which makes products slow.
 _NOTHING = np.float32(-70)
@@ -73,7 +72,7 @@ class _BinaryCrossEntropy(_LossWithGradient):
         return losses_B.sum() / num_pairs
 
 
-@compiled_parallel
+@compiled
 def _add_negatives(logits_BJ: F32, scale: np.float32, gradient_BJ: F32, losses_B: F32) -> None:
     """Add up log(1 + exp x) of all columns but the first, each to 1e-7, and write the gradients
     scale × sigmoid x.
@@ -82,7 +81,7 @@ def _add_negatives(logits_BJ: F32, scale: np.float32, gradient_BJ: F32, losses_B
     zero; log(1 + e) is the series of 2 artanh(e / (2 + e)).
     """
     zero, one, two = np.float32(0), np.float32(1), np.float32(2)
-    for b in prange(len(logits_BJ)):
+    for b in range(len(logits_BJ)):
         loss = zero
         for j in range(1, logits_BJ.shape[1]):
             x = logits_BJ[b, j]
@@ -109,11 +108,11 @@ class _SampledSoftmax(_LossWithGradient):
         return losses_B.mean()
 
 
-@compiled_parallel
+@compiled
 def _softmax(logits_BJ: F32, highest_B: F32, gradient_BJ: F32, losses_B: F32) -> None:
     """Write −log softmax of the first column, and the gradients of its mean."""
     num = np.float32(len(logits_BJ))
-    for b in prange(len(logits_BJ)):
+    for b in range(len(logits_BJ)):
         highest, total = highest_B[b], np.float32(0)
         for j in range(logits_BJ.shape[1]):
             below = logits_BJ[b, j] - highest

@@ -8,7 +8,6 @@ needs the system's `libgomp`; where there is none, loops run on one thread.
 from collections.abc import Callable
 from functools import cache, wraps
 from importlib import import_module
-from types import FunctionType
 from typing import Any, TypeVar, cast
 
 import numba
@@ -24,9 +23,9 @@ _Loop = TypeVar("_Loop", bound=Callable[..., object])
 
 def compiled_parallel(loop: _Loop) -> _Loop:
     """Return a function of arrays and numbers whose `prange` loop runs on as many threads as torch has; on
-    one thread it is what `compiled` makes. Each turn must write to places of its own.
+    one thread it is what `compiled` makes, strictly. Each turn must write to places of its own.
     """
-    serial, parallel = compiled(loop), compiled(_named_apart(loop), parallel=True)
+    serial, parallel = compiled(loop, strict=True), compiled(loop, strict=True, parallel=True)
 
     @wraps(loop)
     def run(*args: Any) -> object:
@@ -52,11 +51,3 @@ def _most_threads() -> int:
         return 1
     config.THREADING_LAYER = "omp"
     return int(config.NUMBA_NUM_THREADS)
-
-
-def _named_apart(loop: _Loop) -> _Loop:
-    """Copy a function under another name: numba keeps what it compiled by name, not by how."""
-    assert isinstance(loop, FunctionType)
-    twin = FunctionType(loop.__code__, loop.__globals__, loop.__name__ + "_parallel", loop.__defaults__)
-    twin.__qualname__, twin.__module__ = loop.__qualname__ + "_parallel", loop.__module__
-    return cast(_Loop, twin)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from types import FunctionType
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from feature_store.row_layout import Field, RowLayout
+from stream_trainer.models import alignment, dropout, history_pool, loops, row_optimiser
+from stream_trainer.models import candidate_scores as scores
+from stream_trainer.models import relu_layers as layers
 from stream_trainer.models.alignment import category_alignment_loss
 from stream_trainer.models.candidate_scores import candidate_scores
 from stream_trainer.models.dropout import Draws, Dropout
@@ -23,6 +27,7 @@ from stream_trainer.models.row_optimiser import update_rows
 
 Arrays = list[npt.NDArray[np.float32]]
 NUM, WIDTH = 403, 8
+LOOPS = [alignment, scores, dropout, history_pool, layers, loops, row_optimiser]
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +105,22 @@ def test_threads_change_nothing(case: str) -> None:
     for _ in range(3):
         for one, shared in zip(alone, CASES[case](), strict=True):
             np.testing.assert_array_equal(one, shared)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_a_loop_computes_what_python_would(
+    case: str, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit: so it does not matter which process has compiled it, when, and for which processor."""
+    torch.set_num_threads(num_threads)
+    by_loops = CASES[case]()
+    for module in LOOPS:
+        for name, function in list(vars(module).items()):
+            if isinstance(function, FunctionType) and hasattr(function, "__wrapped__"):
+                monkeypatch.setattr(module, name, function.__wrapped__)
+    for compiled, interpreted in zip(by_loops, CASES[case](), strict=True):
+        np.testing.assert_array_equal(compiled, interpreted)
 
 
 def test_torch_keeps_its_number_of_threads() -> None:
