@@ -104,6 +104,7 @@ class FeatureStore(Families):
         """
         self._path = path
         self.waits_s: list[float] = []  # here a read waits for no commit
+        self._has_failed = False
         try:
             path.mkdir(parents=True, exist_ok=True)
             super().__init__(path, AccessType.read_write())
@@ -168,6 +169,7 @@ class FeatureStore(Families):
         try:
             self._db.write(batch, self._sync)
         except Exception as error:
+            self._has_failed = True
             raise StoreError(
                 f"RocksDB cannot write commit {info.number} to the feature store {self._path}: {error}. "
                 f"Commit {self.last_commit.number} is whole: make room or mend the disk, and start again"
@@ -187,6 +189,20 @@ class FeatureStore(Families):
         return True
 
     def close(self) -> None:
-        """Release the lock; what was committed is on disk already."""
+        """Release the lock; what was committed is on disk already.
+
+        Raises:
+            StoreError: RocksDB cannot close it. After a write that failed it is not asked: that is known.
+        """
         self._handle.clear()
-        super().close()
+        if self._has_failed:
+            self._family.clear()
+            self.__dict__.pop("_db", None)
+            return
+        try:
+            super().close()
+        except Exception as error:
+            raise StoreError(
+                f"RocksDB cannot close the feature store {self._path}: {error}. "
+                f"Commit {self.last_commit.number} is whole: make room or mend the disk, and start again"
+            ) from error

@@ -4,11 +4,10 @@ Owns how the view is moved: which files tell that there is something new, when i
 keeps a torn view from being read. Other threads stand still while RocksDB works. Never writes to the store.
 """
 
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
@@ -137,35 +136,26 @@ class FeatureStoreReader(Families):
         or go back to before them, until the next one is written: for ever, if none is. If no other can be
         opened, the one there is stays: who reads it goes on.
         """
-        db, families, scratch = self._db, self._family, self._scratch
+        db, families = self._db, self._family
         files = self._open()
         families.clear()
         db.close()
-        shutil.rmtree(scratch, ignore_errors=True)
         return files
-
-    def close(self) -> None:
-        """Release the view and its scratch folder."""
-        super().close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _open(self) -> StoreFiles:
         files = store_files(self._path)
-        with ExitStack() as undo:
-            try:
-                scratch = Path(tempfile.mkdtemp(prefix="dualstream-reader-"))
-                undo.callback(shutil.rmtree, scratch, ignore_errors=True)
-                opened = _Secondary(self._path, AccessType.secondary(str(scratch)))
-                undo.callback(opened.close)
-            except Exception as error:
-                raise StoreError(f"RocksDB cannot read the feature store {self._path}: {error}") from error
-            if store_files(self._path).identity != files.identity:
-                raise StoreError(
-                    f"another feature store came in the place of {self._path} while it was opened"
-                )
-            undo.pop_all()
+        try:
+            # RocksDB needs the folder for its own log alone, and only while it opens: nothing stays of a
+            # process that is killed.
+            with tempfile.TemporaryDirectory(prefix="dualstream-reader-") as scratch:
+                opened = _Secondary(self._path, AccessType.secondary(scratch))
+        except Exception as error:
+            raise StoreError(f"RocksDB cannot read the feature store {self._path}: {error}") from error
+        if store_files(self._path).identity != files.identity:
+            opened.close()
+            raise StoreError(f"another feature store came in the place of {self._path} while it was opened")
         self._db, self._family = opened._db, opened._family
-        self._scratch, self._newest, self.identity = scratch, 0, files.identity
+        self._newest, self.identity = 0, files.identity
         return files
 
 

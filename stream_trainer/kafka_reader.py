@@ -18,6 +18,7 @@ from kafka.errors import (  # type: ignore[import-untyped]
     LeaderNotAvailableError,
     LogTruncationError,
     OffsetOutOfRangeError,
+    RetriableError,
 )
 
 from feature_store.configuration import LogSettings
@@ -56,6 +57,7 @@ class KafkaReader:
         self._progress: dict[KafkaPartition, OffsetAndMetadata] = {}
         self._ends: dict[TopicPartition, int] = {}
         self._paused: dict[KafkaPartition, int] = {}
+        self._known: dict[KafkaPartition, int] = {}  # where reading stands, but for transactions' marks
         self._broken: LogError | None = None
         self._is_closed = False
 
@@ -75,7 +77,7 @@ class KafkaReader:
                 raise _lost(name, offsets[name], firsts[name], ends[name])
         self._consumer.assign(names)
         for name in names:
-            self._consumer.seek(name, offsets[name])
+            self._seek(name, offsets[name])
         self._paused.clear()
         self._ends = {TopicPartition(*name): ends[name] for name in names}
 
@@ -96,7 +98,7 @@ class KafkaReader:
         self._ends |= begun
         self._assign_unpaused()
         for name in added:
-            self._consumer.seek(name, firsts[name])
+            self._seek(name, firsts[name])
         return begun
 
     def poll(self, max_records: int, timeout_s: float) -> dict[TopicPartition, list[Record]]:
@@ -120,7 +122,7 @@ class KafkaReader:
                 end = self._consumer.end_offsets([name])[name]
             raise _lost(name, offset, first, end) from error
         except LogTruncationError as error:
-            raise OffsetLostError(f"the cluster lost records that were already read: {error}") from error
+            raise _truncated(error) from error
         except CorruptRecordError as error:
             # The consumer raises this once and then waits for ever on that partition; skipping loses records.
             self._broken = LogError(
@@ -131,6 +133,7 @@ class KafkaReader:
         except KafkaError as error:
             self._broken = LogError(f"Kafka: polling: {error}")
             raise self._broken from error
+        self._known |= {name: records[-1].offset + 1 for name, records in batches.items()}
         return {TopicPartition(*name): records for name, records in batches.items()}
 
     def end_offsets(self) -> dict[TopicPartition, int]:
@@ -148,17 +151,33 @@ class KafkaReader:
         return dict(self._ends)
 
     def positions(self) -> dict[TopicPartition, int]:
-        """The offset that each assigned partition goes on from, past transactions' marks."""
-        names = [KafkaPartition(*partition) for partition in self._ends]
-        with kafka_errors("asking where reading stands"):
-            return {
-                TopicPartition(*name): self._paused[name] if name in self._paused else self._position(name)
-                for name in names
-            }
+        """The offset that each assigned partition goes on from, past transactions' marks.
 
-    def _position(self, name: KafkaPartition) -> int:
-        offset: int = self._consumer.position(name)
-        return offset
+        While brokers are away, what is known without them: marks may be missed, no record is.
+
+        Raises:
+            OffsetLostError: the cluster lost records that were already read.
+            LogError: the cluster refuses.
+        """
+        names = [KafkaPartition(*partition) for partition in self._ends]
+        self._look_up([name for name in names if name not in self._paused])
+        return {TopicPartition(*name): self._paused.get(name, self._known[name]) for name in names}
+
+    def _look_up(self, names: Sequence[KafkaPartition]) -> None:
+        """Ask the client, which may ask the cluster whether that place is still the same."""
+        with kafka_errors("asking where reading stands"):
+            try:
+                for name in names:
+                    offset = self._consumer.position(name, timeout_ms=ANSWER_TIMEOUT_MS)
+                    self._known[name] = self._known[name] if offset is None else offset
+            except LogTruncationError as error:
+                raise _truncated(error) from error
+            except RetriableError as error:
+                log.warning("where reading stands is not confirmed by Kafka, going on: %s", error)
+
+    def _seek(self, name: KafkaPartition, offset: int) -> None:
+        self._consumer.seek(name, offset)
+        self._known[name] = offset
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Do not return records of these until `resume`.
@@ -166,9 +185,9 @@ class KafkaReader:
         By taking them out of the assignment: the client's own pause parks what was fetched, and a resume
         then gives back one partition's records and forgets the others' while nothing new arrives.
         """
-        for name in (KafkaPartition(*partition) for partition in partitions):
-            if name not in self._paused:
-                self._paused[name] = self._position(name)
+        names = [KafkaPartition(*partition) for partition in partitions]
+        self._look_up([name for name in names if name not in self._paused])
+        self._paused |= {name: self._known[name] for name in names if name not in self._paused}
         self._assign_unpaused()
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
@@ -177,7 +196,7 @@ class KafkaReader:
         offsets = {name: self._paused.pop(name) for name in names if name in self._paused}
         self._assign_unpaused()
         for name, offset in offsets.items():
-            self._consumer.seek(name, offset)
+            self._seek(name, offset)
 
     def _assign_unpaused(self) -> None:
         names = (KafkaPartition(*partition) for partition in self._ends)
@@ -230,6 +249,10 @@ def _offsets(
             if time.monotonic() > deadline_s:
                 raise LeaderNotAvailableError(f"{error} is not known yet, or has no leader") from None
         time.sleep(_ASK_AGAIN_S)
+
+
+def _truncated(error: LogTruncationError) -> OffsetLostError:
+    return OffsetLostError(f"the cluster lost records that were already read: {error}")
 
 
 def _lost(name: KafkaPartition, offset: int, first: int, end: int) -> OffsetLostError:

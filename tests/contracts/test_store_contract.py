@@ -1,6 +1,7 @@
 """What every store keeps that a trainer writes, the one in this process and the one beside it."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from feature_store.row_chunk import RowChunk
 from feature_store.row_layout import Field, RowLayout
 from feature_store.rows import RowTable
 from feature_store.sequenced import COUNTER_KEY, Changes, EncodedChanges, encode_changes
-from feature_store.store import CommitInfo
+from feature_store.store import CommitInfo, Writes
 from feature_store.store_process import Store, StoreProcess, open_store
 
 Opener = Callable[[], Store]
@@ -262,3 +263,26 @@ def test_a_commit_that_is_cut_off_is_none_and_the_store_is_free_soon(tmp_path: P
     store = StoreProcess(tmp_path)  # as the next trainer does, while the first one's process may be dying
     assert [dict(store.items(name)) for name in ("join", "user")] == [{b"whole": b"1"}, {}]
     store.close()
+
+
+def test_a_disk_that_is_full_is_told_of_and_what_was_committed_stays(opened: Opener) -> None:
+    """Files that may not grow stand for it: a process that a test starts inherits that limit."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        store = opened()
+        store.commit({"join": [(b"whole", b"1")]}, 1, 1, {})
+        assert store.is_durable(wait=True)
+        with pytest.raises(StoreError, match=r"commit 2 .*Commit 1 is whole: make room"):
+            _commit_durably(store, {"join": [(b"torn", os.urandom(4 << 20))]})
+        store.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    again = opened()
+    assert again.last_commit == CommitInfo(1, 1, 1)
+    assert again.get("join", [b"whole", b"torn"]) == [b"1", None]
+
+
+def _commit_durably(store: Store, writes: Writes) -> None:
+    store.commit(writes, 2, 2, {})
+    store.is_durable(wait=True)

@@ -1,5 +1,6 @@
 """How a view in this process is moved: when RocksDB is asked, and when it is begun anew."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,12 +34,22 @@ def test_a_view_that_cannot_be_opened_anew_stays(
     assert reader.get("user", [b"a"]) == [b"2"]
 
 
-def test_a_reader_leaves_nothing_behind(store: FeatureStore, tmp_path: Path) -> None:
+def test_a_reader_that_is_killed_leaves_nothing_behind(
+    store: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder for RocksDB's own log is gone while it reads, though there is much to follow."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     reader = FeatureStoreReader(tmp_path / "store")
-    scratch = reader._scratch
-    assert scratch.is_dir()
+    for number in range(1, 30):
+        store.commit({"user": [(b"a", b"%d" % number)]}, number, number)
+        if number % 10 == 0:
+            store._family["user"].flush()
+        assert reader.catch_up().number == number
+        assert list(scratch.iterdir()) == []
+    assert reader.get("user", [b"a"]) == [b"29"]
     reader.close()
-    assert not scratch.exists()
 
 
 def test_rocksdb_is_asked_only_where_something_was_written(

@@ -6,12 +6,14 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka import TopicPartition as KafkaPartition
+from kafka.errors import LogTruncationError
 from log_reads import poll
 
 from feature_store.codec import encode
@@ -48,6 +50,15 @@ def read(reader: KafkaReader, count: int, within_s: float = 20) -> list[Record]:
     while len(records) < count and time.monotonic() < deadline_s:
         records += poll(reader, 1000, 0.2)
     return records
+
+
+def follow(reader: KafkaReader, seconds: float) -> dict[TopicPartition, int]:
+    """Ask for more, and where reading stands, as the input side does; return where it stands in the end."""
+    deadline_s = time.monotonic() + seconds
+    while time.monotonic() < deadline_s:
+        assert poll(reader, 10, 0.1) == []
+        standing = reader.positions()
+    return standing
 
 
 def append(log: KafkaEventLog, topic: str, *values: bytes) -> None:
@@ -154,6 +165,25 @@ def test_a_partition_without_a_leader_keeps_its_last_known_end(
         assert reader._consumer.config["metadata_max_age_ms"] == 60_000
 
 
+def test_records_that_the_cluster_lost_are_told_of_where_reading_stands(
+    kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, here = KafkaEventLog(settings(kafka_bootstrap)), TopicPartition("truncated", 0)
+    log.create_topics({"truncated": 1})
+
+    def lost(*_: object, **__: object) -> int:
+        raise LogTruncationError({KafkaPartition(*here): None})
+
+    with closing(log.reader()) as reader:
+        reader.assign({here: 0})
+        assert reader.positions() == {here: 0}
+        monkeypatch.setattr(reader._consumer, "position", lost)
+        with pytest.raises(OffsetLostError, match="already read"):
+            reader.positions()
+        with pytest.raises(OffsetLostError, match="already read"):
+            reader.pause([here])
+
+
 def flip_a_bit_of(segment: Path, needle: bytes) -> None:
     content = bytearray(segment.read_bytes())
     content[content.index(needle)] ^= 1
@@ -170,6 +200,11 @@ def test_an_outage_is_waited_out_and_damage_stops_the_reader(
         reader = log.reader()
         reader.assign({CLICKS: 0})
         assert [record.value for record in read(reader, 1)] == [b"before"]
+        follower = ThreadPoolExecutor(1)
+        followed = follower.submit(follow, reader, 6.0)
+        time.sleep(0.5)
+    assert followed.result() == {CLICKS: 1}
+    follower.shutdown()
     started_s = time.monotonic()
     assert poll(reader, 10, 0.5) == []
     assert time.monotonic() - started_s < 1.5
