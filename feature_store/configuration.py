@@ -102,14 +102,10 @@ class FeatureSettings(_Section):
     @classmethod
     def _in_order_of_names(cls, counts: dict[str, int]) -> dict[str, int]:
         """Columns of rows stand in this order, for all who read a store: a file may list its keys in any."""
-        return dict(sorted(counts.items()))
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for name, count in {**self.item_categorical, **self.user_categorical}.items():
+        for name, count in counts.items():
             if not 1 <= count <= 32:
                 raise ValueError(f"feature '{name}' keeps {count} values; 1 to 32 are possible")
-        return self
+        return dict(sorted(counts.items()))
 
 
 class ModelSettings(_Section):

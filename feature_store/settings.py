@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -29,6 +29,13 @@ ENVIRONMENT_PREFIX = "DUALSTREAM_"
 
 Tree = dict[str, Any]
 Sources = dict[str, str]  # "section.key" → the file, variable or flag that set it
+
+
+class _Given(NamedTuple):
+    """What flags or variables say, and the (section, key) that they give whole, not in parts."""
+
+    tree: Tree
+    whole: set[tuple[str, str]]
 
 
 class _Merged(BaseSettings, extra="allow"):
@@ -60,12 +67,9 @@ def load_configuration(
         SettingsError: names each bad key, the file, variable or flag that set it, and what is allowed.
     """
     sources: Sources = {}
-    layers = [
-        _read_overrides(overrides, sources),
-        _read_environment(environ, sources),
-        _read_file(config, sources),
-    ]
-    explicit = _merge(layers)
+    flags, variables = _read_overrides(overrides, sources), _read_environment(environ, sources)
+    file = _without(_without(_read_file(config, sources), variables), flags)
+    explicit = _merge([flags.tree, _without(variables.tree, flags), file])
     merged = _merge([explicit, _preset_layer(explicit, sources)])
     merged = _merge([merged, _rate_layer(merged)])
     # By way of JSON, strictly: "64" is no number and true no 1, while a path may be text and 1 a float.
@@ -141,28 +145,38 @@ def _read_file(path: Path | None, sources: Sources) -> Tree:
     return tree
 
 
-def _read_environment(environ: Mapping[str, str], sources: Sources) -> Tree:
-    tree: Tree = {}
+def _without(weaker: Tree, stronger: _Given) -> Tree:
+    """Take out the tables for which a stronger source gives whole ones: those replace, they do not add."""
+    return {
+        section: {key: value for key, value in table.items() if (section, key) not in stronger.whole}
+        if isinstance(table, dict)
+        else table
+        for section, table in weaker.items()
+    }
+
+
+def _read_environment(environ: Mapping[str, str], sources: Sources) -> _Given:
+    given = _Given({}, set())
     for name in sorted(environ):
         if name.startswith(ENVIRONMENT_PREFIX):
             path = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
-            _place(tree, path, environ[name], f"environment variable {name}", sources)
-    return tree
+            _place(given, path, environ[name], f"environment variable {name}", sources)
+    return given
 
 
-def _read_overrides(overrides: Sequence[str], sources: Sources) -> Tree:
-    tree: Tree = {}
+def _read_overrides(overrides: Sequence[str], sources: Sources) -> _Given:
+    given = _Given({}, set())
     for override in overrides:
         key, equals, text = override.partition("=")
         flag = f"--set {key}"
         if not equals:
             raise SettingsError(f"{flag}: no value; write --set section.key=value")
         sources.pop(".".join(key.strip().split(".")[:2]), None)
-        _place(tree, key.strip().split("."), text, flag, sources)
-    return tree
+        _place(given, key.strip().split("."), text, flag, sources)
+    return given
 
 
-def _place(tree: Tree, path: list[str], text: str, source: str, sources: Sources) -> None:
+def _place(given: _Given, path: list[str], text: str, source: str, sources: Sources) -> None:
     """Put the value where its name says, and note the source unless a stronger one has set the key."""
     sections = _sections()
     if path[0] not in sections:
@@ -177,7 +191,9 @@ def _place(tree: Tree, path: list[str], text: str, source: str, sources: Sources
             f"{source}: unknown key '{'.'.join(path)}'{_suggestion(path[1], _fields(path[0]))}"
         )
     sources.setdefault(".".join(path[:2]), source)
-    table = tree
+    if len(path) == 2:
+        given.whole.add((path[0], path[1]))
+    table = given.tree
     for name in path[:-1]:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):

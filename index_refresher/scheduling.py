@@ -51,9 +51,12 @@ def make_trigger(settings: RefreshSettings) -> BaseTrigger:
             "set one of them, or use index-refresher once"
         )
     try:
-        return CronTrigger.from_crontab(settings.full_cron, timezone=UTC)
+        trigger = CronTrigger.from_crontab(settings.full_cron, timezone=UTC)
     except ValueError as error:
         raise SettingsError(
             f"refresh.full_cron = {settings.full_cron!r} is no cron expression: {error}; "
             "five fields, e.g. '*/5 * * * *'"
         ) from error
+    if trigger.get_next_fire_time(None, datetime.now(UTC)) is None:
+        raise SettingsError(f"refresh.full_cron = {settings.full_cron!r} names no day that ever comes")
+    return trigger

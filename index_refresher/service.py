@@ -154,11 +154,13 @@ def _add_recommendations(app: FastAPI, recommender: Recommender, settings: Serve
 
 
 def _add_operations(app: FastAPI, recommender: Recommender, registry: CollectorRegistry) -> None:
+    @app.head("/healthz", include_in_schema=False)  # as some load balancers ask
     @app.get("/healthz", operation_id="healthz")
     def healthz() -> dict[str, str]:
         """Say that the process answers."""
         return {"status": "ok"}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", responses={503: {"model": Problem}}, operation_id="readyz")
     def readyz() -> dict[str, str]:
         """Say whether recommendations can be answered; 503 with the reason until then."""

@@ -5,6 +5,7 @@ Pure. Owns the order of features in a row and the treatment of numbers. Legend: 
 numeric features.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,6 +15,8 @@ import numpy.typing as npt
 
 from feature_store.numbering import Numbering
 from feature_store.schema import FeatureValue
+
+log = logging.getLogger(__name__)
 
 MISSING = -1
 _SEPARATOR = "\x00"
@@ -25,6 +28,7 @@ class FeatureEncoder:
     def __init__(self, categorical: Mapping[str, int], numeric: Sequence[str], values: Numbering) -> None:
         self._categorical = dict(categorical)
         self._numeric = list(numeric)
+        self._told: set[str] = set()
         self._number_of = cache(values.number)  # values are few, and come one by one
 
     @property
@@ -42,8 +46,8 @@ class FeatureEncoder:
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Return value numbers (C,), MISSING where there is none, and numbers (N,), NaN where there is none.
 
-        A value of the wrong kind (a text where a number is configured) counts as missing: the model must go
-        on.
+        A value of the wrong kind (a text where a number is configured) counts as missing, for the model must
+        go on; the first of each feature is logged.
 
         >>> encoder = FeatureEncoder({"category": 2}, ["price"], Numbering())
         >>> codes, numbers = encoder.encode({"category": ["toys"], "price": 3})
@@ -56,12 +60,18 @@ class FeatureEncoder:
             texts = value if isinstance(value, list) else [] if value is None else [str(value)]
             kept = [self._number_of(f"{name}{_SEPARATOR}{text}") for text in texts[:count] if text]
             codes += kept + [MISSING] * (count - len(kept))
-        numbers = [_squash(features.get(name)) for name in self._numeric]
+        numbers = [self._number(name, features.get(name)) for name in self._numeric]
         return np.array(codes, np.int32), np.array(numbers, np.float32)
 
+    def _number(self, name: str, value: FeatureValue | None) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            if value is not None and name not in self._told:
+                self._told.add(name)
+                log.warning("feature '%s' is no number but %.100r: it counts as missing", name, value)
+            return math.nan
+        return _squash(value)
 
-def _squash(value: FeatureValue | None) -> float:
+
+def _squash(value: float) -> float:
     """Tame prices and counts: sign(x) log(1 + |x|), so that one large number does not drown a layer."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return math.nan
     return math.copysign(math.log1p(abs(value)), value)

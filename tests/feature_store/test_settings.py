@@ -66,6 +66,23 @@ def test_values_on_the_command_line(override: str, section: str, key: str, expec
     assert getattr(getattr(from_flags(override), section), key) == expected
 
 
+def test_a_whole_table_replaces_a_weaker_one_and_a_key_of_it_adds(tmp_path: Path) -> None:
+    file = tmp_path / "shop.toml"
+    file.write_text("[features]\nitem_categorical = { category = 2, brand = 1 }\n")
+    whole, part = "features.item_categorical={category=3}", "features.item_categorical.size=4"
+    variable = {"DUALSTREAM_FEATURES__ITEM_CATEGORICAL": '{"category": 5}'}
+
+    def counts(flags: list[str], environ: dict[str, str]) -> dict[str, int]:
+        return load_configuration(file, flags, environ).features.item_categorical
+
+    assert counts([whole], {}) == {"category": 3}
+    assert counts([part], {}) == {"brand": 1, "category": 2, "size": 4}
+    assert counts([], variable) == {"category": 5}
+    assert counts([part], variable) == {"category": 5, "size": 4}
+    with pytest.raises(SettingsError, match=r"item_categorical.*keeps 0 values.*\(--set"):
+        counts(["features.item_categorical={category=0}"], {})
+
+
 def test_a_nested_variable_goes_into_its_table() -> None:
     environ = {"DUALSTREAM_LOG__CLIENT__SASL_MECHANISM": "PLAIN", "DUALSTREAM_LOG__CLIENT__RETRIES": "3"}
     assert load_configuration(None, [], environ).log.client == {"sasl_mechanism": "PLAIN", "retries": 3}

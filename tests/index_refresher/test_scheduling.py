@@ -24,8 +24,8 @@ def test_an_interval_goes_before_cron() -> None:
     assert (following - now).total_seconds() == 2.5
 
 
-@pytest.mark.parametrize("cron", ["often", "* * * *", "61 * * * *", "* * * * * *"])
-def test_a_cron_expression_that_does_not_parse_is_refused_by_name(cron: str) -> None:
+@pytest.mark.parametrize("cron", ["often", "* * * *", "61 * * * *", "* * * * * *", "0 0 30 2 *"])
+def test_a_cron_expression_that_names_no_time_is_refused_by_name(cron: str) -> None:
     with pytest.raises(SettingsError, match=r"refresh\.full_cron = "):
         make_trigger(RefreshSettings(full_cron=cron))
 

@@ -224,6 +224,7 @@ def test_until_ready_everything_but_health_answers_503_with_the_reason(shop: Sho
     batch = shop.client.post("/v1/recommendations", json={"user_ids": ["u"]})
     assert (batch.status_code, batch.json()) == (503, {"detail": "no generation yet"})
     assert shop.client.get("/healthz").json() == {"status": "ok"}
+    assert [shop.client.head(path).status_code for path in ("/healthz", "/readyz")] == [200, 503]
     shop.recommender.reason = None
     ready = shop.client.get("/readyz")
     assert (ready.status_code, ready.json()) == (200, {"status": "ready"})

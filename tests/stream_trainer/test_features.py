@@ -60,3 +60,12 @@ def test_a_number_may_be_a_category(encoder: FeatureEncoder) -> None:
 def test_numbers_are_squashed_and_other_kinds_are_missing(value: float | str, expected: float) -> None:
     numbers = FeatureEncoder({}, ["price"], Numbering()).encode({"price": value})[1]
     assert numbers.tolist() == pytest.approx([expected], rel=1e-6, nan_ok=True)
+
+
+def test_the_first_value_of_the_wrong_kind_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    encoder = FeatureEncoder({}, ["price", "rating"], Numbering())
+    for price in (None, 3, "12.50", "9.99"):
+        encoder.encode({} if price is None else {"price": price})
+    assert [record.getMessage() for record in caplog.records] == [
+        "feature 'price' is no number but '12.50': it counts as missing"
+    ]
