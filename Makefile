@@ -18,7 +18,7 @@ demo: $(INSTALLED) ## replay reviews, learn, refresh, evaluate; DATA=DIR picks t
 	$(BIN)/python -m simulators demo $(if $(DATA),--data '$(DATA)') $(if $(KAFKA),--kafka '$(KAFKA)')
 
 test: check prometheus ## all checks and all tests, with a real Kafka broker and a real Prometheus
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 check: $(INSTALLED) ## format, lint, types, import layers, habits
 	$(BIN)/ruff format --check .

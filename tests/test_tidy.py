@@ -8,9 +8,11 @@ import itertools
 import re
 import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from prometheus_client import CollectorRegistry
 
 from feature_store.configuration import Configuration
@@ -256,3 +258,26 @@ def test_nothing_depends_on_one_machine() -> None:
             f"{_name(path)}: {bad}" for bad in MACHINE_PATHS if re.search(rf"(?<![\w.]){bad}", text)
         ]
     assert offenders == []
+
+
+def test_every_version_is_pinned() -> None:
+    """What we depend on, and by `metadata` what that depends on."""
+    pinned = {_normal(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text().split()}
+    wanted, seen = {("dualstream", "dev")}, set[tuple[str, str]]()
+    while wanted:
+        seen |= wanted
+        found = {dependency for one in wanted for dependency in _dependencies(*one)}
+        wanted = found - seen
+    assert sorted({name for name, _ in seen} - pinned - {"dualstream"}) == []
+
+
+def _dependencies(name: str, extra: str) -> Iterator[tuple[str, str]]:
+    for text in metadata.requires(name) or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            for of_it in requirement.extras or {""}:
+                yield _normal(requirement.name), of_it
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
