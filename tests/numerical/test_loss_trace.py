@@ -32,10 +32,10 @@ def trace(*overrides: str) -> list[dict[str, float]]:
             {"main": 7.699532, "mimic_item": 0.5},
             {"main": 7.574265, "mimic_item": 0.1633513},
         ),
-        (
-            (*ADAM, "learning.rehearsal_ratio=8", "learning.rehearsal_half_life=2000"),
-            {"main": 7.699532, "mimic_item": 0.5},
-            {"main": 7.54814, "mimic_item": 0.1514712},
+        (  # by seed 3 a gradient comes so near nothing that Adam makes .0009 of how a processor sums
+            (*ADAM, "learning.rehearsal_ratio=8", "learning.rehearsal_half_life=2000", "learning.seed=4"),
+            {"main": 7.650599, "mimic_item": 0.5},
+            {"main": 7.482880, "mimic_item": 0.2001920},
         ),
         (
             ("learning.rehearsal_ratio=3", "learning.rehearsal_half_life=2000"),
@@ -61,7 +61,4 @@ def test_the_losses_are_these(
     assert len(losses) == NUM_STEPS
     assert trace(*overrides) == losses
     assert losses[0] == pytest.approx(first, rel=1e-4, abs=1e-10)
-    # They are of an AMD. Others sum in other orders, and Adam makes much of gradients near nothing: a Xeon
-    # differs by .0009.
-    is_amd = "AMD" in str(torch.cpu.get_capabilities()["cpu_name"])
-    assert losses[-1] == pytest.approx(last, rel=1e-4 if is_amd else 2e-3, abs=1e-10)
+    assert losses[-1] == pytest.approx(last, rel=1e-4, abs=1e-10)
