@@ -165,10 +165,12 @@ class KafkaReader:
 
     def _look_up(self, names: Sequence[KafkaPartition]) -> None:
         """Ask the client, which may ask the cluster whether that place is still the same."""
+        deadline_s = time.monotonic() + ANSWER_TIMEOUT_MS / 1000  # for all of them together
         with kafka_errors("asking where reading stands"):
             try:
                 for name in names:
-                    offset = self._consumer.position(name, timeout_ms=ANSWER_TIMEOUT_MS)
+                    left_s = max(0.0, deadline_s - time.monotonic())
+                    offset = self._consumer.position(name, timeout_ms=round(left_s * 1000))
                     self._known[name] = self._known[name] if offset is None else offset
             except LogTruncationError as error:
                 raise _truncated(error) from error
