@@ -35,9 +35,5 @@ def _named_apart(loop: _Loop, suffix: str) -> _Loop:
     """Copy a function under another name: numba keeps what it compiled by name, not by how."""
     assert isinstance(loop, FunctionType)
     twin = FunctionType(loop.__code__, loop.__globals__, loop.__name__ + suffix)
-    twin.__qualname__, twin.__module__, twin.__doc__ = (
-        loop.__qualname__ + suffix,
-        loop.__module__,
-        loop.__doc__,
-    )
+    twin.__qualname__, twin.__module__ = loop.__qualname__ + suffix, loop.__module__
     return cast(_Loop, twin)

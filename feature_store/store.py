@@ -192,16 +192,14 @@ class FeatureStore(Families):
         """Release the lock; what was committed is on disk already.
 
         Raises:
-            StoreError: RocksDB cannot close it. After a write that failed it is not asked: that is known.
+            StoreError: RocksDB cannot close it; not after a write that failed, which has said why.
         """
         self._handle.clear()
-        if self._has_failed:
-            self._family.clear()
-            self.__dict__.pop("_db", None)
-            return
         try:
             super().close()
         except Exception as error:
+            if self._has_failed:
+                return
             raise StoreError(
                 f"RocksDB cannot close the feature store {self._path}: {error}. "
                 f"Commit {self.last_commit.number} is whole: make room or mend the disk, and start again"

@@ -175,7 +175,8 @@ class KafkaReader:
             except LogTruncationError as error:
                 raise _truncated(error) from error
             except RetriableError as error:
-                log.warning("where reading stands is not confirmed by Kafka, going on: %s", error)
+                # At each empty poll, while the client's own warnings are let through seldom.
+                log.debug("where reading stands is not confirmed by Kafka, going on: %s", error)
 
     def _seek(self, name: KafkaPartition, offset: int) -> None:
         self._consumer.seek(name, offset)

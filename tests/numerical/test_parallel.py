@@ -108,7 +108,7 @@ def test_threads_change_nothing(case: str) -> None:
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", sorted(CASES.keys() - {"bce", "softmax"}))  # those threads do not share
 def test_a_loop_computes_what_python_would(
     case: str, num_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
